@@ -1,0 +1,242 @@
+"""Properties of every indicator, read from its record: a new indicator is tested by being registered."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import indicators
+from indicators import Indicator, InvalidInput
+from tests.reference import REFERENCE
+
+TIGHT = 1e-10  # float64 against float64
+SINGLE = 1e-6  # float32 inputs, of values rounded to float32
+TRIES = 5
+
+RECORDS = [
+    *indicators.records(),
+    *(indicators.get(record.example or "") for record in indicators.parametric()),
+]
+SHAPES = {"prompt": (6, 9), "stimulation": (4, 15), "predictivity": (2, 4, 15)}
+every = pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
+
+
+def sample(need: str, rng: np.random.Generator) -> np.ndarray:
+    """A random array of what an indicator can need; predictivities have ties, like those of few examples."""
+    if need == "predictivity":
+        return 0.5 + rng.integers(0, 12, size=SHAPES[need]) / 32
+    if need in SHAPES:
+        return rng.normal(0.1, 1.0, size=SHAPES[need])
+    raise KeyError(f"no random sample for {need!r}: add one to the property tests")
+
+
+def task(record: Indicator, rng: np.random.Generator) -> list[np.ndarray]:
+    return [sample(need, rng) for need in record.needs]
+
+
+def pairs(record: Indicator) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
+    """Some related pairs: the target is a mixture of the source and something else."""
+    rng = np.random.default_rng(20)
+    return [(task(record, rng), task(record, rng)) for _ in range(TRIES)]
+
+
+def value(record: Indicator, source: list[np.ndarray], target: list[np.ndarray], **options: Any) -> float:
+    one = len(record.needs) == 1
+    return record.value(source[0] if one else tuple(source), target[0] if one else tuple(target), **options)
+
+
+def item(record: Indicator, arrays: list[np.ndarray]) -> Any:
+    return arrays[0] if len(record.needs) == 1 else tuple(arrays)
+
+
+@every
+def test_returns_a_python_float_within_bounds(record: Indicator) -> None:
+    low, high = record.bounds
+    for source, target in pairs(record):
+        result = value(record, source, target)
+        assert type(result) is float
+        assert low <= result <= high
+
+
+@every
+def test_symmetry_is_as_declared(record: Indicator) -> None:
+    there = np.array([value(record, a, b) for a, b in pairs(record)])
+    back = np.array([value(record, b, a) for a, b in pairs(record)])
+    if record.symmetric:
+        np.testing.assert_allclose(there, back, atol=TIGHT)
+    else:
+        assert np.abs(there - back).max() > 1e-3
+
+
+@every
+def test_value_with_itself(record: Indicator) -> None:
+    own = [value(record, a, a) for a, _ in pairs(record)]
+    if record.self_value is None:
+        assert np.ptp(own) > 1e-6, "declared to depend on the task"
+    else:
+        np.testing.assert_allclose(own, record.self_value, atol=TIGHT)
+        others = [value(record, a, b) for a, b in pairs(record)]
+        far = max(others) if record.higher_is_closer else -min(others)
+        assert far < (record.self_value if record.higher_is_closer else -record.self_value)
+
+
+@every
+def test_agrees_with_the_loops(record: Indicator) -> None:
+    loop = REFERENCE[record.template or record.name]
+    options = {"first": 1, "stop": 3} if record.template == "on_layers_A_B" else {}
+    for source, target in pairs(record):
+        arrays = [array for pair in zip(source, target, strict=True) for array in pair]
+        assert value(record, source, target) == pytest.approx(loop(*arrays, **options), abs=TIGHT)
+
+
+@every
+def test_all_pairs_agree_with_each_pair(record: Indicator) -> None:
+    sources, targets = zip(*pairs(record), strict=True)
+    rows, columns = [item(record, task) for task in sources], [item(record, task) for task in targets[:3]]
+    expected = [[value(record, a, b) for b in targets[:3]] for a in sources]
+    got = indicators.matrix(record.name, rows, columns)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, expected, atol=TIGHT)
+    square = indicators.matrix(record.name, rows)
+    np.testing.assert_allclose(square, [[value(record, a, b) for b in sources] for a in sources], atol=TIGHT)
+
+
+@every
+def test_inputs_are_not_changed(record: Indicator) -> None:
+    source, target = pairs(record)[0]
+    before = [array.copy() for array in (*source, *target)]
+    value(record, source, target)
+    for array, copy in zip((*source, *target), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+@every
+def test_the_order_of_the_last_axis_does_not_matter(record: Indicator) -> None:
+    """Neurons of a layer, or dimensions of the embedding, renamed in the same way on both sides.
+
+    Distinct values: ties in predictivity are decided by the index of the neuron, on purpose.
+    """
+    rng = np.random.default_rng(3)
+    for source, target in pairs(record):
+        distinct = [[array + 1e-3 * rng.random(array.shape) for array in side] for side in (source, target)]
+        order = rng.permutation(source[0].shape[-1])
+        moved = [[array[..., order] for array in side] for side in distinct]
+        assert value(record, *moved) == pytest.approx(value(record, *distinct), abs=TIGHT)
+
+
+@every
+def test_the_order_of_the_rows_is_as_declared(record: Indicator) -> None:
+    rng = np.random.default_rng(4)
+    together, apart = 0.0, 0.0
+    for source, target in pairs(record):
+        plain = value(record, source, target)
+        order = np.roll(np.arange(source[0].shape[-2]), 1)
+        moved = [array[..., order, :] for array in target]
+        together = max(
+            together, abs(value(record, [array[..., order, :] for array in source], moved) - plain)
+        )
+        other = rng.permutation(order)
+        apart = max(apart, abs(value(record, [array[..., other, :] for array in source], target) - plain))
+    assert (together < TIGHT) == (record.rows in ("free", "aligned"))
+    assert (apart < TIGHT) == (record.rows == "free")
+
+
+@every
+def test_scale_law(record: Indicator) -> None:
+    for source, target in pairs(record):
+        plain = value(record, source, target)
+        tripled = [[3.0 * array for array in side] for side in (source, target)]
+        alone = value(record, [0.01 * array for array in source], tripled[1])
+        if record.scale == "each":
+            assert alone == pytest.approx(plain, abs=TIGHT)
+        elif record.scale == "both":
+            assert value(record, *tripled) == pytest.approx(plain, abs=TIGHT)
+            assert abs(alone - plain) > 1e-6
+        else:
+            assert 1 / value(record, *tripled) - 1 == pytest.approx(3 * (1 / plain - 1), rel=TIGHT)
+
+
+@every
+def test_single_precision_in_the_same_out(record: Indicator) -> None:
+    for source, target in pairs(record):
+        single = [[array.astype(np.float32) for array in side] for side in (source, target)]
+        double = [[array.astype(np.float64) for array in side] for side in single]
+        result = value(record, *single)
+        assert type(result) is float
+        assert result == pytest.approx(value(record, *double), abs=TIGHT)
+        assert result == pytest.approx(value(record, source, target), abs=SINGLE)
+
+
+@every
+def test_tiny_and_huge_inputs(record: Indicator) -> None:
+    if record.scale == "distance":
+        pytest.skip("a distance follows the scale")
+    source, target = pairs(record)[0]
+    for factor in (1e-200, 1e200):
+        scaled = [[factor * array for array in side] for side in (source, target)]
+        assert value(record, *scaled) == pytest.approx(value(record, source, target), abs=TIGHT)
+
+
+@every
+def test_zero_input_has_the_declared_value(record: Indicator) -> None:
+    zero = [np.zeros(SHAPES[need]) for need in record.needs]
+    assert value(record, zero, zero) == pytest.approx(record.zero_value, nan_ok=True, abs=0)
+    matrix = indicators.matrix(record.name, [item(record, zero)])
+    np.testing.assert_array_equal(matrix, [[record.zero_value]])
+    if math.isnan(record.zero_value):
+        assert "NaN" in record.degenerate
+
+
+@every
+def test_one_zero_row_stays_finite(record: Indicator) -> None:
+    for source, target in pairs(record):
+        for array in source:
+            array[..., 0, :] = 0
+        result = value(record, source, target)
+        assert record.bounds[0] <= result <= record.bounds[1]
+
+
+@every
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused_with_its_place(record: Indicator, bad: float) -> None:
+    source, target = pairs(record)[0]
+    if record.needs == ("predictivity",) and np.isnan(bad):
+        pytest.skip("NaN marks an undefined predictivity")
+    target[0][..., 1, 2] = bad
+    place = r"0, 1, 2" if target[0].ndim == 3 else r"1, 2"
+    with pytest.raises(InvalidInput, match=rf"target {record.needs[0]} holds {bad} at \[{place}\]"):
+        value(record, source, target)
+
+
+@every
+def test_shapes_that_do_not_fit_are_named(record: Indicator) -> None:
+    source, target = pairs(record)[0]
+    narrow = [array[..., :-1] for array in target]
+    with pytest.raises(InvalidInput) as caught:
+        value(record, source, narrow)
+    assert "is [" in str(caught.value)
+    assert str(list(narrow[0].shape[-2:]))[1:-1] in str(caught.value)
+
+
+@every
+def test_rows_may_differ_only_where_declared(record: Indicator) -> None:
+    source, target = pairs(record)[0]
+    short = [array[..., :-1, :] for array in target]
+    if record.requires_equal_rows:
+        with pytest.raises(InvalidInput, match="must agree"):
+            value(record, source, short)
+    else:
+        result = value(record, source, short)
+        arrays = [array for pair in zip(source, short, strict=True) for array in pair]
+        assert result == pytest.approx(REFERENCE[record.name](*arrays), abs=TIGHT)
+
+
+@every
+@pytest.mark.parametrize("wrong", [np.ones(3), np.ones((0, 3)), np.array([["a"]]), np.ones((2, 2), complex)])
+def test_other_arrays_are_refused(record: Indicator, wrong: np.ndarray) -> None:
+    arrays = [wrong for _ in record.needs]
+    with pytest.raises(InvalidInput, match=f"source {record.needs[0]}"):
+        value(record, arrays, arrays)

@@ -1,0 +1,287 @@
+"""A file imports only files of a lower level, by its import statements, those inside functions included."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# What may import what: only downwards. A package stands here as one; inside it imports are free, but not
+# circular. Halves stand between two levels of the design.
+LEVELS: dict[str, float] = {
+    "indicators": 0,
+    "errors": 0,
+    "fingerprints": 0,
+    "digests": 0,
+    "files": 0.5,
+    "store": 1,
+    "architectures": 1,
+    "executors": 1,
+    "loading": 1,
+    "task_files": 1,
+    "task_spec": 1,
+    "tasks": 2,
+    "models": 2,
+    "settings": 2.5,
+    "templates": 3,
+    "prompts": 3,
+    "attachment": 3.5,
+    "encoding": 3.5,
+    "activations": 4,
+    "evaluation": 4,
+    "tuning": 5,
+    "signatures": 5,
+    "projection": 5,
+    "baselines": 6,
+    "comparison": 6,
+    "transfer": 6,
+    "interventions": 6,
+    "correlation": 7,
+    "ranking": 7,
+    "graph": 7,
+    "summary": 7.5,
+    "exporters": 8,
+    "report": 8,
+    "importers": 8,
+    "pipeline": 9,
+    "demo": 9.5,
+    "cli": 10,
+    "__main__": 11,
+    "__init__": 12,
+}
+PACKAGES = {"indicators", "demo", "cli"}
+NUMERICAL = {"numpy", "scipy", "sklearn", "pandas", "networkx", "torch", "transformers"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: its dotted name, the line, and whether importing the file imports it too."""
+
+    module: str
+    line: int
+    at_import: bool
+
+
+def imports(path: Path, module: str) -> Iterator[Import]:
+    """The imports of a file; `from package import module` counts as an import of that module."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+
+    def walk(node: ast.AST, at_import: bool) -> Iterator[Import]:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            at_import = False
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            at_import = False
+        if isinstance(node, ast.Import):
+            yield from (Import(name.name, node.lineno, at_import) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = (
+                ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            )
+            source = ".".join(filter(None, [base, node.module]))
+            yield from (Import(f"{source}.{name.name}", node.lineno, at_import) for name in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            named = [
+                a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)
+            ]
+            yield from (Import(name, node.lineno, at_import) for name in named)
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, at_import)
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+def sources(root: Path) -> dict[str, Path]:
+    """Module name -> file, of both packages."""
+    files = sorted((root / "indicators").rglob("*.py")) + sorted((root / "transferscope").rglob("*.py"))
+    names = [".".join(file.relative_to(root).with_suffix("").parts) for file in files]
+    return {name.removesuffix(".__init__"): file for name, file in zip(names, files, strict=True)}
+
+
+def place(module: str, known: dict[str, Path]) -> str | None:
+    """The row of the table that a dotted name belongs to; None for other people's modules."""
+    parts = module.split(".")
+    if parts[0] == "indicators":
+        return "indicators"
+    if parts[0] != "transferscope":
+        return None
+    if len(parts) == 1 or not any(name.split(".")[:2] == parts[:2] for name in known):
+        return "__init__"  # the package itself, or a name that its __init__ defines
+    return parts[1]
+
+
+def violations(root: Path) -> list[str]:
+    """What breaks the rule, one line each."""
+    known = sources(root)
+    found = []
+    for module, path in known.items():
+        own = place(module, known)
+        if own not in LEVELS:
+            found.append(
+                f"{path.relative_to(root)}: not in the table of tests/test_layers.py; add it to the table"
+            )
+            continue
+        for imported in imports(path, module):
+            other = place(imported.module, known)
+            if other is None or other not in LEVELS or imported.module == "transferscope.__version__":
+                continue
+            if LEVELS[other] < LEVELS[own] or (other == own and own in PACKAGES):
+                continue
+            found.append(
+                f"{path.relative_to(root)}:{imported.line}: level {LEVELS[own]} ({own}) imports "
+                f"{imported.module}, level {LEVELS[other]} ({other}); only lower levels may be imported"
+            )
+    return found
+
+
+def cycle(root: Path) -> list[str]:
+    """A chain of modules that import each other when imported, or []."""
+    known = sources(root)
+
+    def target(name: str) -> str | None:
+        return (
+            name if name in known else name.rpartition(".")[0] if name.rpartition(".")[0] in known else None
+        )
+
+    edges = {
+        module: {target(i.module) for i in imports(path, module) if i.at_import} - {None, module}
+        for module, path in known.items()
+    }
+    done: set[str] = set()
+
+    def search(module: str, chain: list[str]) -> list[str]:
+        if module in chain:
+            return [*chain[chain.index(module) :], module]
+        if module in done:
+            return []
+        for other in sorted(edges[module]):
+            if found := search(other, [*chain, module]):
+                return found
+        done.add(module)
+        return []
+
+    return next((found for module in known if (found := search(module, []))), [])
+
+
+def test_files_import_only_lower_levels() -> None:
+    found = violations(REPOSITORY)
+    assert not found, "\n".join(found)
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    # The version is read from the package by files that the package does not import: no circle.
+    assert cycle(REPOSITORY) == []
+
+
+def third_parties(package: str) -> list[tuple[str, Import]]:
+    ours = {"indicators", "transferscope", "__future__"}
+    return [
+        (module, imported)
+        for module, path in sources(REPOSITORY).items()
+        if module == package or module.startswith(f"{package}.")
+        for imported in imports(path, module)
+        if imported.module.split(".")[0] not in ours | sys.stdlib_module_names
+    ]
+
+
+def test_indicators_are_numbers_alone() -> None:
+    allowed = {"numpy", "scipy", "sklearn"}
+    others = [(m, i) for m, i in third_parties("indicators") if i.module.split(".")[0] not in allowed]
+    assert others == []
+
+
+def test_the_command_line_has_nothing_numerical() -> None:
+    found = third_parties("transferscope.cli")
+    at_import = [(m, i) for m, i in found if i.at_import and i.module.split(".")[0] not in {"click", "rich"}]
+    assert at_import == []
+    numerical = NUMERICAL - {"torch", "transformers"}  # these two may be asked for, say, their versions
+    assert [(m, i) for m, i in found if i.module.split(".")[0] in numerical] == []
+
+
+def test_the_command_line_imports_the_library_only_in_command_bodies() -> None:
+    known = sources(REPOSITORY)
+    early = [
+        (module, imported)
+        for module, path in known.items()
+        if module.startswith("transferscope.cli")
+        for imported in imports(path, module)
+        if imported.at_import and place(imported.module, known) not in {None, "cli", "errors", "__init__"}
+    ]
+    assert early == []
+
+
+def test_the_package_itself_imports_nothing_of_ours() -> None:
+    path = REPOSITORY / "transferscope" / "__init__.py"
+    early = [
+        i for i in imports(path, "transferscope") if i.at_import and place(i.module, sources(REPOSITORY))
+    ]
+    assert early == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "complaint"),
+    [
+        (
+            "store.py",
+            "from transferscope.tuning import tune",
+            "level 1 (store) imports transferscope.tuning.tune",
+        ),
+        ("store.py", "from transferscope import tuning", "imports transferscope.tuning, level 5"),
+        ("store.py", "import transferscope.architectures", "level 1 (architectures)"),
+        ("store.py", "def f():\n    import transferscope.tuning", "store.py:2"),
+        ("store.py", "from .tuning import tune", "imports transferscope.tuning.tune"),
+        ("store.py", "from . import tuning", "imports transferscope.tuning"),
+        ("store.py", "import importlib\nimportlib.import_module('transferscope.tuning')", "store.py:2"),
+        ("demo/tasks.py", "from ..cli import main", "imports transferscope.cli.main"),
+        ("store.py", "from transferscope import tune", "only lower levels"),
+        ("errors.py", "import indicators", "level 0 (errors) imports indicators"),
+        ("new_file.py", "", "add it to the table"),
+        ("new_folder/file.py", "", "add it to the table"),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path: Path, file: str, text: str, complaint: str) -> None:
+    plant(tmp_path, {file: text})
+    (found,) = violations(tmp_path)
+    assert complaint in found
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("tuning.py", "from transferscope.store import Study"),
+        ("tuning.py", "import indicators.neurons, torch"),
+        ("cli/tune.py", "from transferscope.cli.options import option\nfrom .. import tuning"),
+        ("store.py", "from transferscope import __version__"),
+        ("store.py", '"""Say `from transferscope.tuning import tune`."""'),
+    ],
+)
+def test_what_is_allowed_is_not_complained_about(tmp_path: Path, file: str, text: str) -> None:
+    plant(tmp_path, {file: text})
+    assert violations(tmp_path) == []
+
+
+def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+    plant(tmp_path, {"demo/a.py": "from transferscope.demo import b", "demo/b.py": "from .a import x"})
+    assert cycle(tmp_path) == ["transferscope.demo.a", "transferscope.demo.b", "transferscope.demo.a"]
+    plant(tmp_path, {"demo/b.py": "def f():\n    from .a import x"})
+    assert cycle(tmp_path) == []
+
+
+def plant(root: Path, files: dict[str, str]) -> None:
+    """A small copy of the project's shape with these files in it."""
+    empty = {
+        "__init__.py": "",
+        "store.py": "",
+        "tuning.py": "",
+        "architectures.py": "",
+        "cli/__init__.py": "",
+    }
+    for name, text in {**empty, **files}.items():
+        path = root / "transferscope" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")

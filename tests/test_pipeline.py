@@ -1,0 +1,258 @@
+"""A whole study on a tiny model: stages write what they should, are skipped when current, and survive a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from tests import tiny
+from transferscope import pipeline, store
+from transferscope.errors import StudyError, TaskError, TemplateError
+from transferscope.pipeline import open_study
+
+TASKS = {
+    "films": ("film", "bad", "good"),
+    "food": ("food", "terrible", "great"),
+    "pets": ("cat", "no", "yes"),
+}
+
+
+def write_study(folder: Path, **settings: Any) -> Path:
+    """Three small tasks and a tiny random BERT in a folder."""
+    model = tiny.model("bert")
+    model.save_pretrained(folder / "model")
+    tiny.tokenizer("bert").save_pretrained(folder / "model")
+    tasks: dict[str, Any] = {}
+    for name, (subject, negative, positive) in TASKS.items():
+        rng = random.Random(name)
+        for split, size in (("train", 40), ("dev", 20)):
+            lines = []
+            for i in range(size):
+                word = rng.choice(["hates", "small", "old"] if i % 2 == 0 else ["likes", "big", "new"])
+                lines.append(
+                    json.dumps(
+                        {"text": f"the {subject} {word} {rng.choice(['a', 'an', 'it'])}", "label": i % 2}
+                    )
+                )
+            store.write_text(folder / name / f"{split}.jsonl", "\n".join(lines))
+        tasks[name] = {
+            "train": f"{name}/train.jsonl",
+            "dev": f"{name}/dev.jsonl",
+            "text": "text",
+            "label": "label",
+            "words": [negative, positive],
+            "type": "animals" if name == "pets" else "things",
+        }
+    base = {
+        "model": "model",
+        "seeds": 2,
+        "tasks": tasks,
+        "tuning": {"rows": 3, "steps": 6, "evaluate_every": 3, "batch_size": 8},
+    }
+    store.write_text(folder / "study.yaml", yaml.safe_dump(base | settings))
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return write_study(tmp_path / "study")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_run_writes_the_documented_layout(study: Path) -> None:
+    summary = open_study(study).run()
+    assert [task.task for task in summary.tasks] == list(TASKS)
+    for task in TASKS:
+        for seed in ("0", "1"):
+            folder = study / "prompts" / task / seed
+            assert {path.name for path in folder.iterdir()} == {
+                "adapter_config.json",
+                "adapter_model.safetensors",
+                "transferscope.json",
+            }
+        assert (study / "signatures" / f"{task}.safetensors").is_file()
+    transfer = store.read_csv(study / "transfer.csv", pipeline.transfer.COLUMNS, numbers={"value"})
+    assert len(transfer) == 3 * 3 * 2
+    values = store.read_csv(
+        study / "indicators.csv", ("indicator", "source", "target", "value"), numbers={"value"}
+    )
+    assert {row["indicator"] for row in values} >= {
+        "on",
+        "prompt_cosine_mean_token",
+        "predictivity_spearman",
+        "skill_on",
+    }
+    assert json.loads((study / "correlation.json").read_text())["own_prompt"] == "excluded"
+
+
+def test_own_performance_is_on_the_diagonal_of_measured_transfer(study: Path) -> None:
+    pipe = open_study(study)
+    prompts, measured = pipe.tune(), pipe.measure()
+    for task, several in prompts.items():
+        own = [prompt.provenance["scores"]["dev"] for prompt in several]
+        assert measured.value(task, task) == pytest.approx(np.mean(own))
+
+
+def test_a_second_run_changes_nothing_and_loads_no_model(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_study(study).run()
+    before = contents(study)
+    monkeypatch.setattr(pipeline, "load_backbone", lambda *a, **k: pytest.fail("the model was loaded again"))
+    monkeypatch.setattr(pipeline, "tune", lambda *a, **k: pytest.fail("a prompt was tuned again"))
+    monkeypatch.setattr(pipeline, "extract", lambda *a, **k: pytest.fail("a signature was extracted again"))
+    open_study(study).run()
+    assert contents(study) == before
+
+
+def test_what_changed_is_said_and_only_that_is_done_again(study: Path) -> None:
+    open_study(study).run()
+    before = contents(study)
+    with (study / "pets" / "train.jsonl").open("a") as file:
+        file.write('\n{"text": "the cat sees", "label": 1}')
+    lines: list[str] = []
+    open_study(study, report=lines.append).run()
+    after = contents(study)
+    assert any("tuning pets seed 0 again: task: was" in line for line in lines)
+    assert not any("films" in line for line in lines)
+    untouched = [
+        name for name in before if name.startswith(("prompts/films", "prompts/food", "signatures/f"))
+    ]
+    assert len(untouched) == 2 * (3 * 2 + 1)
+    assert all(after[name] == before[name] for name in untouched)
+    assert after["signatures/pets.safetensors"] != before["signatures/pets.safetensors"]
+    assert (
+        after["transfer.csv"] != before["transfer.csv"] or after["indicators.csv"] != before["indicators.csv"]
+    )
+
+
+def test_changed_tuning_names_the_setting(study: Path) -> None:
+    open_study(study).tune(["films"])
+    raw = yaml.safe_load((study / "study.yaml").read_text())
+    raw["tuning"]["steps"] = 9
+    store.write_text(study / "study.yaml", yaml.safe_dump(raw))
+    lines: list[str] = []
+    open_study(study, report=lines.append).tune(["films"])
+    assert any("tuning.steps: was 6, now 9" in line for line in lines)
+
+
+def test_another_model_in_the_same_folder_is_noticed(study: Path) -> None:
+    open_study(study).tune(["films"])
+    before = (study / "prompts/films/0/adapter_model.safetensors").read_bytes()
+    time.sleep(0.02)
+    tiny.model("bert", seed=1).save_pretrained(study / "model")
+    lines: list[str] = []
+    open_study(study, report=lines.append).tune(["films"])
+    assert any("again: model: was" in line for line in lines)
+    assert (study / "prompts/films/0/adapter_model.safetensors").read_bytes() != before
+
+
+def test_rank_does_what_is_missing_and_orders_by_score(study: Path) -> None:
+    ranking = open_study(study).rank("films", indicator="on")
+    assert {source.source for source in ranking.sources} == {"food", "pets"}
+    scores = [source.score for source in ranking.sources]
+    assert scores == sorted(scores, reverse=True)
+    assert all(source.measured is None for source in ranking.sources)
+    open_study(study).measure()
+    again = open_study(study).rank("films", indicator="on")
+    assert all(source.measured is not None for source in again.sources)
+
+
+def test_measuring_goes_on_with_the_targets_that_are_missing(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = open_study(study).measure()
+    (study / "transfer.csv").unlink()
+    real, asked = pipeline.transfer.zero_shot_column, []
+
+    def column(backbone: Any, prompts: Any, target: Any, **options: Any) -> Any:
+        asked.append(target.name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(backbone, prompts, target, **options)
+
+    monkeypatch.setattr(pipeline.transfer, "zero_shot_column", column)
+    with pytest.raises(KeyboardInterrupt):
+        open_study(study).measure()
+    resumed = open_study(study).measure()
+    assert asked == ["films", "food", "food", "pets"]
+    np.testing.assert_array_equal(resumed.per_seed, whole.per_seed)
+
+
+KILLED = """
+import sys
+from transferscope.pipeline import open_study
+open_study(sys.argv[1], progress=lambda *a: print(*a, flush=True)).run()
+"""
+
+
+def test_killed_anywhere_and_started_again_ends_the_same(tmp_path: Path) -> None:
+    whole, broken = write_study(tmp_path / "whole"), write_study(tmp_path / "broken")
+    open_study(whole).run()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    for lines in (4, 25):  # in the first tuning, and in a later one
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(broken)], stdout=subprocess.PIPE, env=environment, text=True
+        )
+        assert process.stdout is not None
+        for _ in range(lines):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    assert not (broken / "correlation.json").exists()
+    open_study(broken).run()
+    store.Study(broken).clean()
+    same = [name for name in contents(whole) if name.endswith((".safetensors", ".csv"))]
+    assert len(same) > 10
+    for name in same:
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_errors_are_one_clear_line(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no study"):
+        open_study(tmp_path / "nowhere")
+    with pytest.raises(StudyError, match=r"no task 'film'. Did you mean 'films'"):
+        open_study(study).rank("film")
+    with pytest.raises(StudyError, match="no task 'petz'"):
+        open_study(study).tune(["petz"])
+
+
+def test_a_broken_last_task_is_said_before_any_work(study: Path) -> None:
+    (study / "pets" / "dev.jsonl").unlink()
+    with pytest.raises(TaskError, match="pets"):
+        open_study(study).run()
+    assert not (study / "prompts").exists()
+
+
+def test_words_missing_for_a_verbalizer_are_said_before_any_work(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study")
+    raw = yaml.safe_load((study / "study.yaml").read_text())
+    raw["tasks"]["pets"]["words"] = ["no", "unheardof"]
+    store.write_text(study / "study.yaml", yaml.safe_dump(raw))
+    with pytest.raises(TemplateError, match="pets"):
+        open_study(study).run()
+    assert not (study / "prompts").exists()
+
+
+def test_a_classifier_head_needs_no_words_and_measures_nothing(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", head="classifier", template="prefix")
+    summary = open_study(study).run()
+    assert summary.correlation is None
+    assert not (study / "transfer.csv").exists()
+    assert (study / "prompts/films/0/head.safetensors").is_file()
+    assert open_study(study).rank("films").sources

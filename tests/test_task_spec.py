@@ -1,0 +1,100 @@
+"""TaskSpec: what is accepted, and the one line said of each wrong description."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from transferscope.errors import TaskError
+from transferscope.task_spec import TaskSpec, parse_spec
+
+
+def test_defaults_and_shapes() -> None:
+    spec = parse_spec(
+        "t", {"train": "a.jsonl", "text": ["a", "b"], "labels": [0, 1], "words": {0: "no", 1: "yes"}}
+    )
+    assert spec.texts == ("a", "b")
+    assert spec.labels == ("0", "1")
+    assert spec.words == {"0": "no", "1": "yes"}
+    assert (spec.label, spec.metric, spec.seed, spec.dev_fraction) == ("label", "accuracy", 0, None)
+    assert parse_spec("t", {"train": "a.jsonl", "text": ["only"]}).texts == ("only",)
+    assert parse_spec("t", spec) is spec
+
+
+def test_a_dump_describes_the_same_task() -> None:
+    spec = TaskSpec(dataset="glue", config="sst2", text="sentence", words=("bad", "good"), max_train=100)
+    assert TaskSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+FILE = {"train": "a.jsonl"}
+KINDS = (
+    "expected one of a dataset (Hub id), a path (folder of save_to_disk) or train (a file; dev, another), "
+)
+WRONG: list[tuple[Any, str]] = [
+    (FILE | {"lable": "y"}, "unknown field 'lable'. Did you mean 'label'? Available: config, dataset,"),
+    (FILE | {"metric": "acuracy"}, "metric: unknown value 'acuracy'. Did you mean 'accuracy'?"),
+    (
+        FILE | {"seed": "x"},
+        "seed: input should be a valid integer, unable to parse string as an integer, found 'x'",
+    ),
+    (FILE | {"max_train": 0}, "max_train: input should be greater than or equal to 1, found 0"),
+    (FILE | {"dev_fraction": 1.5}, "dev_fraction: input should be less than 1, found 1.5"),
+    (
+        FILE | {"text": ["a", "b", "c"]},
+        "text: expected the name of one text field, or of two as [a, b], found ['a', ",
+    ),
+    (FILE | {"text": ["a", "a"]}, "text: the two fields of a pair must differ, found ['a', 'a']"),
+    (FILE | {"text": "y", "label": "y"}, "the field 'y' cannot be both text and label"),
+    (FILE | {"labels": ["a"]}, "labels: a task needs two classes or more, found ['a']"),
+    (FILE | {"labels": ["a", "a"]}, "labels: 'a' stands there twice"),
+    (
+        FILE | {"labels": [False, True]},
+        "labels: False is not a name: YAML reads a bare yes, no, on or off so",
+    ),
+    (FILE | {"words": {"a": "x", "b": "x"}}, "words: 'x' stands there twice"),
+    (FILE | {"words": ["x", " "]}, "words: ' ' is not a name"),
+    (FILE | {"words": ["x", None]}, "words: None is not a name"),
+    ({}, KINDS + "found none"),
+    ({"dev": "a.jsonl"}, KINDS + "found dev 'a.jsonl' without train"),
+    ({"dataset": "d", "path": "p"}, KINDS + "found dataset 'd' and path 'p'"),
+    (FILE | {"dev": "a.jsonl"}, "dev is the same as train ('a.jsonl'); leave dev out"),
+    ({"dataset": "d", "dev": "train"}, "dev is the same as train ('train'); leave dev out"),
+    (FILE | {"dev": "b.jsonl", "dev_fraction": 0.2}, "give dev ('b.jsonl') or dev_fraction (0.2), not both"),
+    (FILE | {"config": "sst2"}, "config goes with dataset, found train 'a.jsonl'"),
+    ({"path": "p", "revision": "main"}, "revision goes with dataset, found path 'p'"),
+    (FILE | {"seed": -1, "max_dev": 0}, "found 0 (and 1 more)"),
+    ("a.jsonl", "expected fields with values, found 'a.jsonl'"),
+]
+
+
+@pytest.mark.parametrize(("spec", "message"), WRONG, ids=[message[:40] for _, message in WRONG])
+def test_one_line_of_what_is_wrong(spec: Any, message: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        parse_spec("films", spec)
+    said = str(caught.value)
+    assert said.startswith("task 'films': ")
+    assert message in said
+    assert "\n" not in said
+    assert "pydantic" not in said
+
+
+def test_built_directly_it_is_pydantics_error() -> None:
+    with pytest.raises(ValidationError):
+        TaskSpec()
+
+
+def test_every_field_is_explained() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    explained = {name for line in page.splitlines() for name in re.findall(r"`(\w+)`", line.split(" | ")[0])}
+    assert set(TaskSpec.model_fields) <= explained
+
+
+def test_the_pages_example_is_a_description() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    tasks = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["tasks"]
+    assert [parse_spec(name, spec).labels for name, spec in tasks.items()] == [("negative", "positive"), None]

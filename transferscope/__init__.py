@@ -1,0 +1,3 @@
+"""transferscope: which source task should I start from?"""
+
+__version__ = "0.1.0"

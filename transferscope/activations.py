@@ -1,0 +1,219 @@
+"""FFN neuron activations as they stream by: hooks on the down projections, and statistics that merge by addition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from transferscope import templates
+from transferscope.attachment import Attached
+from transferscope.models import Backbone
+from transferscope.templates import Placed
+
+Sink = Callable[[int, Tensor, Tensor | None], None]
+CONSTANT_SD = 1e-5  # below this a cell does not vary: rounding alone would decide its comparisons
+
+
+@contextmanager
+def capture(backbone: Backbone, sink: Sink, *, gates: bool = False) -> Iterator[None]:
+    """While open, each forward pass calls ``sink(layer, values, gate)`` for every FFN layer, in the order of layers.
+
+    ``values`` [B, Q, N] is the input of the layer's down projection, that is its neurons, and ``gate`` [B, Q, N] the gate
+    before its activation function, if ``gates`` is asked for and the FFN has one. The hooks are gone when the block ends,
+    also when it raises.
+    """
+    handles: list[Any] = []
+    try:
+        for (_, layer, down), gate in zip(backbone.down_projections(), backbone.gates(), strict=True):
+            held: dict[str, Tensor] = {}
+            if gates and gate is not None:
+                handles.append(gate.register_forward_hook(_keep(held)))
+            handles.append(down.register_forward_pre_hook(_emit(sink, layer, held)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _keep(held: dict[str, Tensor]) -> Callable[[nn.Module, Any, Tensor], None]:
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        held["gate"] = output
+
+    return hook
+
+
+def _emit(sink: Sink, layer: int, held: dict[str, Tensor]) -> Callable[[nn.Module, Any], None]:
+    def hook(module: nn.Module, inputs: Any) -> None:
+        sink(layer, inputs[0], held.pop("gate", None))
+
+    return hook
+
+
+def select(values: Tensor, rows: slice | Tensor) -> Tensor:
+    """Rows of [B, Q, N]: a slice for all, or row numbers [B, P] by example. Returns [B, P, N]."""
+    if isinstance(rows, slice):
+        return values[:, rows]
+    return values.gather(1, rows.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Which rows are recorded in each layer: ``kinds`` has ``prompt`` or ``readout`` for each of the L layers."""
+
+    kinds: tuple[str, ...]
+    rows: int
+
+    @classmethod
+    def of(cls, attached: Attached) -> Probe:
+        """The probed rows of a prompt in its template, as DESIGN's words define them."""
+        kind = attached.backbone.architecture.kind
+        stacks = [stack for stack, _, _ in attached.backbone.down_projections()]
+        kinds = tuple(templates.probed(attached.template, kind, stack.rows) for stack in stacks)
+        return cls(kinds, attached.rows if "prompt" in kinds else 1)
+
+    @property
+    def exists(self) -> np.ndarray:
+        """Which rows there are in each layer, [L, P] bool: the readout is one row, whatever P is elsewhere."""
+        return np.array([[kind == "prompt" or row == 0 for row in range(self.rows)] for kind in self.kinds])
+
+    def pick(self, layer: int, values: Tensor, placed: Placed) -> Tensor:
+        """The probed rows of one layer's values [B, Q, N]: [B, P, N], or [B, 1, N] where the readout is probed."""
+        if self.kinds[layer] == "prompt":
+            return select(values, placed.prompt)
+        return select(values, placed.readout.unsqueeze(1))
+
+
+@dataclass
+class Moments:
+    """Sums over examples of the activations of probed cells, by class.
+
+    ``counts`` [K]; ``sums`` [K, L, P, N]; ``squares`` [L, P, N], of the deviations from the mean: all float64, on the model's
+    device. Two of them merge by ``+``. The squares are centred (Chan, Golub and LeVeque 1979): plain ones would cancel, and
+    a large constant would look as if it varied.
+    """
+
+    counts: Tensor
+    sums: Tensor
+    squares: Tensor
+
+    @classmethod
+    def zeros(cls, classes: int, shape: tuple[int, int, int], device: torch.device) -> Moments:
+        """No examples yet. ``shape`` is (L, P, N)."""
+        wide = wide_dtype(device)
+        return cls(
+            torch.zeros(classes, dtype=wide, device=device),
+            torch.zeros(classes, *shape, dtype=wide, device=device),
+            torch.zeros(*shape, dtype=wide, device=device),
+        )
+
+    def add(self, layer: int, values: Tensor, labels: Tensor) -> None:
+        """Take in one layer of a batch: values [B, P', N] with P' <= P, class ids [B]."""
+        size, rows, _ = values.shape
+        onehot = _onehot(labels, self.counts)  # [K, B]
+        flat = values.reshape(size, -1).to(self.sums.dtype)
+        by_class = (onehot @ flat).reshape(-1, rows, values.shape[2])  # [K, P', N]
+        before = self.counts.sum() - (size if layer else 0)  # layer 0 comes first and has counted this batch
+        shift = _shift(self.sums[:, layer, :rows].sum(0), before, by_class.sum(0), onehot.sum())
+        within = (
+            (values - values[:1]).float().var(0, correction=0)
+        )  # exactly 0 where all are alike, however large
+        self.squares[layer, :rows] += size * within.to(self.sums.dtype) + shift
+        self.sums[:, layer, :rows] += by_class
+        if layer == 0:
+            self.counts += onehot.sum(1)
+
+    def __add__(self, other: Moments) -> Moments:
+        shift = _shift(self.sums.sum(0), self.counts.sum(), other.sums.sum(0), other.counts.sum())
+        return Moments(
+            self.counts + other.counts, self.sums + other.sums, self.squares + other.squares + shift
+        )
+
+    @property
+    def mean(self) -> Tensor:
+        """The baseline a_bsl [L, P, N]: the mean over all examples."""
+        return self.sums.sum(0) / self.counts.sum()
+
+    @property
+    def varies(self) -> Tensor:
+        """Which cells [L, P, N] vary over the examples (sd of at least 1e-5)."""
+        return (self.squares / self.counts.sum()).sqrt() >= CONSTANT_SD
+
+
+def _shift(a: Tensor, n_a: Tensor, b: Tensor, n_b: Tensor) -> Tensor:
+    """What the distance of two means adds to the squared deviations of both; sums [..] and counts [], which may be 0."""
+    distance = a / n_a.clamp_min(1) - b / n_b.clamp_min(1)
+    return distance.square() * (n_a * n_b / (n_a + n_b).clamp_min(1))
+
+
+@dataclass
+class FireCounts:
+    """How often a cell is above its baseline, by class: ``counts`` [K] and ``fires`` [K, L, P, N], whole numbers in float64."""
+
+    thresholds: Tensor
+    counts: Tensor
+    fires: Tensor
+
+    @classmethod
+    def above(cls, baseline: Tensor, classes: int) -> FireCounts:
+        """Count against a baseline [L, P, N] (float64): a cell fires when a > a_bsl."""
+        wide = wide_dtype(baseline.device)
+        shape = (classes, *baseline.shape)
+        return cls(
+            float32_floor(baseline),
+            torch.zeros(classes, dtype=wide, device=baseline.device),
+            torch.zeros(shape, dtype=wide, device=baseline.device),
+        )
+
+    def add(self, layer: int, values: Tensor, labels: Tensor) -> None:
+        """Take in one layer of a batch: values [B, P', N] with P' <= P, class ids [B]."""
+        size, rows, neurons = values.shape
+        onehot = _onehot(labels, self.counts)
+        fired = (values.float() > self.thresholds[layer, :rows]).reshape(size, -1).float()
+        # Counts of one batch are small whole numbers: exact in float32.
+        self.fires[:, layer, :rows] += (onehot.float() @ fired).reshape(-1, rows, neurons)
+        if layer == 0:
+            self.counts += onehot.sum(1)
+
+    def __add__(self, other: FireCounts) -> FireCounts:
+        return FireCounts(self.thresholds, self.counts + other.counts, self.fires + other.fires)
+
+    def accuracy(self, positive: int, *, balanced: bool = False) -> Tensor:
+        """Acc [L, P, N] of class ``positive`` against the rest: the share of examples with 1[a > a_bsl] = y.
+
+        ``balanced`` averages the two classes' shares instead, so that the size of the rest does not matter.
+        """
+        hits, n_hits = self.fires[positive], self.counts[positive]
+        false, n_rest = self.fires.sum(0) - hits, self.counts.sum() - n_hits
+        if balanced:
+            return (hits / n_hits + (n_rest - false) / n_rest) / 2
+        return (hits + (n_rest - false)) / self.counts.sum()
+
+
+def float32_floor(values: Tensor) -> Tensor:
+    """The largest float32 not above each float64: for any float32 a, ``a > floor`` exactly when ``a > value``."""
+    near = values.to(torch.float32)
+    below = torch.nextafter(near, torch.full_like(near, -torch.inf))
+    return torch.where(near.to(values.dtype) > values, below, near)
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 on devices that lack it (Apple's mps)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def to_numpy(values: Tensor) -> np.ndarray:
+    """A float64 numpy array on the host."""
+    return values.detach().cpu().to(torch.float64).numpy()
+
+
+def _onehot(labels: Tensor, counts: Tensor) -> Tensor:
+    # [K, B]; a product with it sums by class, in a fixed order, without leaving the device.
+    return (labels.unsqueeze(0) == torch.arange(len(counts), device=labels.device).unsqueeze(1)).to(
+        counts.dtype
+    )

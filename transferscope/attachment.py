@@ -1,0 +1,148 @@
+"""How a soft prompt enters a frozen model: its initial rows, and a forward pass with it attached.
+
+The only file that knows this; everything above sees something attached, its probed rows and its readout row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transferscope import templates
+from transferscope.errors import PromptError, TemplateError
+from transferscope.models import Backbone
+from transferscope.prompts import Head, SoftPrompt
+from transferscope.templates import Batch, Placed
+
+INITS = ("random", "label-words", "vocabulary")
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A backbone with a prompt: ``prompt`` [P', E] (may require gradients) and ``rows`` P with the mask row counted."""
+
+    backbone: Backbone
+    template: str
+    prompt: Tensor
+    mask_row: Tensor | None
+
+    @property
+    def rows(self) -> int:
+        """P: how many rows stand in front of (or behind) the text."""
+        return self.prompt.shape[0] + (self.mask_row is not None)
+
+    def place(self, batch: Batch) -> Placed:
+        """The input rows of a batch with the prompt in its place."""
+        prompt = self.prompt if self.mask_row is None else torch.cat([self.mask_row, self.prompt])
+        text = self.backbone.embed(batch.ids)
+        return templates.place(
+            self.template, self.backbone.architecture.kind, prompt, text, batch.mask, batch.types
+        )
+
+    def forward(self, placed: Placed) -> Tensor:
+        """The last hidden state at the readout row, [B, D]."""
+        hidden = self.backbone.hidden(placed.embeds, placed.mask, placed.types)
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), placed.readout]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """From the readout row [B, D] to class logits [B, K]: label words through the LM head, or a linear layer."""
+
+    backbone: Backbone
+    word_ids: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Class logits [B, K], float32."""
+        if self.word_ids is not None:
+            return self.backbone.label_logits(rows, self.word_ids)
+        return torch.nn.functional.linear(rows.float(), self.weight, self.bias)  # type: ignore[arg-type]
+
+
+def attach(backbone: Backbone, prompt: SoftPrompt | Tensor, template: str | None = None) -> Attached:
+    """Attach a prompt (or a tensor of its rows P', the mask row not among them). Raises PromptError, TemplateError."""
+    name = template or (prompt.template if isinstance(prompt, SoftPrompt) else None)
+    if isinstance(prompt, SoftPrompt):
+        rows = torch.from_numpy(np.array(prompt.rows, dtype=np.float32)).to(backbone.device)
+    else:
+        rows = prompt
+    attached = attach_rows(backbone, rows, name or templates.DEFAULTS[backbone.architecture.kind])
+    return replace(attached, mask_row=mask_row(backbone)) if attached.template == "mask-first" else attached
+
+
+def attach_rows(backbone: Backbone, rows: Tensor, template: str) -> Attached:
+    """Attach all P rows as they are, the mask row included where the template has one."""
+    templates.check(template, backbone.architecture.kind)
+    if rows.ndim != 2 or rows.shape[1] != backbone.embedding_size:
+        raise PromptError(
+            f"prompt rows of shape {tuple(rows.shape)} do not fit {backbone.name!r}, "
+            f"whose input embeddings are {backbone.embedding_size} wide"
+        )
+    return Attached(backbone, template, rows, None)
+
+
+def mask_row(backbone: Backbone) -> Tensor:
+    """The input embedding of the mask token, [1, E]."""
+    token = getattr(backbone.tokenizer, "mask_token_id", None)
+    if token is None:
+        raise TemplateError(
+            f"template 'mask-first' needs a mask token, and the tokenizer of {backbone.name!r} has none"
+        )
+    return backbone.embed(torch.tensor([token], device=backbone.device)).detach()
+
+
+def verbalizer(backbone: Backbone, word_ids: Sequence[int]) -> Readout:
+    """Read classes as label words through the model's own LM head."""
+    return Readout(backbone, word_ids=torch.tensor(list(word_ids), device=backbone.device))
+
+
+def classifier(backbone: Backbone, head: Head) -> Readout:
+    """Read classes through a linear layer stored with the prompt."""
+    weight, bias = (torch.from_numpy(np.array(part, dtype=np.float32)) for part in (head.weight, head.bias))
+    return Readout(backbone, weight=weight.to(backbone.device), bias=bias.to(backbone.device))
+
+
+def initial_rows(
+    backbone: Backbone,
+    rows: int,
+    *,
+    init: str | SoftPrompt = "vocabulary",
+    word_ids: Sequence[int] = (),
+    candidates: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """The rows [rows, E] float32 from which tuning starts.
+
+    ``random``: normal with the mean and standard deviation of the embedding table, by coordinate; ``vocabulary``:
+    embeddings of tokens drawn without replacement from ``candidates`` (the tokens of the task's texts; None: the whole
+    vocabulary); ``label-words``: the label words first, then as ``vocabulary`` (Lester et al. 2021); or another prompt,
+    whose number of rows is then kept.
+    """
+    if isinstance(init, SoftPrompt):
+        return attach(backbone, init, init.template).prompt.clone()
+    if init not in INITS:
+        raise PromptError(f"unknown initialisation {init!r}; use {', '.join(INITS)} or another prompt")
+    table = backbone.model.get_input_embeddings().weight.detach()
+    generator = torch.Generator().manual_seed(seed)
+    if init == "random":
+        noise = torch.randn(rows, table.shape[1], generator=generator).to(table.device)
+        return table.float().mean(0) + table.float().std(0) * noise
+    known = sorted(set(range(table.shape[0]) if candidates is None else candidates))
+    first = list(word_ids) if init == "label-words" else []
+    if init == "label-words" and not first:
+        raise PromptError("initialisation 'label-words' needs a verbalizer head and label words")
+    order = torch.randperm(len(known), generator=generator).tolist()
+    others = [known[i] for i in order if known[i] not in (backbone.pad_id, *first)]
+    if not first + others:
+        raise PromptError(
+            f"initialisation {init!r} needs at least one token that is not padding, found {known}"
+        )
+    taken = list(islice(cycle(first + others), rows))  # where tokens are fewer than rows, some appear again
+    return backbone.embed(torch.tensor(taken, device=table.device)).detach().float().clone()

@@ -1,0 +1,53 @@
+"""transferscope rank: the sources for a target, best first, with intervals and baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from transferscope.cli.options import emit, open_study, output_options, read_types, study_option
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("rank")
+@click.argument("target")
+@click.argument("more", nargs=-1, metavar="[DIR]...", type=FOLDER)
+@study_option(required=False)
+@click.option(
+    "--prompts", multiple=True, metavar="DIR...", type=FOLDER, help="Folders of PEFT prompts: the sources."
+)
+@click.option("--indicator", help="What to rank by; chosen, and the choice explained, if not given.")
+@click.option("--types", type=FILE, help="CSV file task,type: for the same-type baseline of --prompts.")
+@output_options
+def command(
+    target: str,
+    more: tuple[Path, ...],
+    study: Path | None,
+    prompts: tuple[Path, ...],
+    indicator: str | None,
+    types: Path | None,
+    format_: str,
+    output: Path | None,
+) -> None:
+    """Rank the sources for TARGET: a task of a study, or a folder with the target's PEFT prompt.
+
+    With --study, stages that are missing are done first. With --prompts, each DIR is an adapter folder or
+    holds some, at most three levels down; no task data is needed.
+
+    \b
+    transferscope rank sst2 --study my-study
+    transferscope rank adapters/sst2 --prompts adapters/imdb adapters/mnli --format json
+    """
+    if (study is None) == (not prompts) or (study is not None and (more or types)):
+        raise click.UsageError("give either --study DIR or --prompts DIR... (--types goes with --prompts)")
+    if study is not None:
+        emit(open_study(study).rank(target, indicator=indicator), format_, output)
+        return
+    from transferscope.ranking import rank_prompts
+
+    emit(
+        rank_prompts(target, [*prompts, *more], indicator=indicator, types=read_types(types)), format_, output
+    )

@@ -1,0 +1,24 @@
+"""transferscope run: every stage of a study that is not finished, in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from transferscope.cli.options import emit, open_study, output_options
+
+
+@click.command("run")
+@click.argument("study", type=click.Path(path_type=Path))
+@output_options
+def command(study: Path, format_: str, output: Path | None) -> None:
+    """Do what is missing of a study, from tuning to ranking, and sum it up.
+
+    STUDY is a study folder or its study.yaml. Finished stages are left alone; an interrupted one
+    goes on where it stopped.
+
+    \b
+    transferscope run my-study
+    """
+    emit(open_study(study).run(), format_, output)

@@ -1,0 +1,183 @@
+"""The demo's text generator: sentences of a small world, and passages with verdicts on them to pre-train on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from transferscope.demo import lexicon
+from transferscope.demo.lexicon import DOMAINS, Domain
+
+_SLOT = re.compile(r"\{(\w+)\}")
+_ARTICLE = re.compile(r"\ba(?= [aeiou])")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Text to pre-train on: a note that stands before [CLS] (or is empty), one text or two, and its verdict words."""
+
+    note: str
+    text: str
+    pair: str | None
+    verdicts: tuple[str, ...]
+
+
+def fill(rng: Random, pattern: str, **words: str | Sequence[str]) -> str:
+    """``pattern`` with each {slot} filled: a string as it is, from a sequence one at random; a/an put right.
+
+    >>> fill(Random(0), "a {thing} was {how}", thing="onion", how=["ripe"])
+    'an onion was ripe'
+    """
+
+    def choose(match: re.Match[str]) -> str:
+        options = words[match[1]]
+        return options if isinstance(options, str) else rng.choice(options)
+
+    return _ARTICLE.sub("an", _SLOT.sub(choose, pattern))
+
+
+@dataclass(frozen=True)
+class Event:
+    """Who did what to what, and where: the same event can be told in several ways."""
+
+    domain: str
+    actor: str
+    verb: str
+    thing: str
+    place: str
+
+    def tell(self, rng: Random, voice: str = "any") -> str:
+        """A sentence that tells the event in the ``active`` voice, the ``passive``, or ``any``."""
+        patterns = _TELLINGS["active"] + _TELLINGS["passive"] if voice == "any" else _TELLINGS[voice]
+        words = {"actor": self.actor, "verb": self.verb, "thing": self.thing, "place": self.place}
+        return fill(rng, rng.choice(patterns), the=("the", "the", "a"), time=lexicon.TIMES, **words)
+
+
+_TELLINGS: dict[str, tuple[str, ...]] = {
+    "active": (
+        "{the} {actor} {verb} {the} {thing}",
+        "{the} {actor} {verb} {the} {thing} {time}",
+        "in the {place} {the} {actor} {verb} {the} {thing}",
+        "{the} {actor} in the {place} {verb} {the} {thing}",
+        "{time} {the} {actor} {verb} {the} {thing} in the {place}",
+    ),
+    "passive": (
+        "{the} {thing} was {verb} by {the} {actor}",
+        "in the {place} {the} {thing} was {verb} by {the} {actor}",
+        "{the} {thing} in the {place} was {verb} {time} by {the} {actor}",
+    ),
+}
+
+_OPINIONS = (
+    "the {aspect} was {quality}",
+    "the {aspect} was {very} {quality}",
+    "we found the {aspect} {quality} and {quality}",
+    "the {actor} offered us a {quality} {aspect}",
+    "what a {quality} {aspect}",
+    "a {quality} and {quality} {aspect}",
+    "{quality} {aspect} in the {place}",
+    "{time} the {aspect} seemed {quality}",
+    "the {actor} said the {aspect} was {quality}",
+)
+_VERY = ("very", "really", "rather", "truly", "so")
+
+
+def event(rng: Random, domain: str, *, unlike: Event | None = None) -> Event:
+    """A random event of ``domain``; with ``unlike``, one of another actor and another thing."""
+    words = DOMAINS[domain]
+    actor, thing = (unlike.actor, unlike.thing) if unlike else ("", "")
+    actors = [word for word in words.actors if word != actor]
+    deeds = [(verb, word) for verb, things in words.deeds.items() for word in things if word != thing]
+    return Event(domain, rng.choice(actors), *rng.choice(deeds), rng.choice(words.places))
+
+
+def opinion(rng: Random, domain: str, good: bool) -> str:
+    """A clause that praises or blames something of ``domain``, in that domain's own words."""
+    words: Domain = DOMAINS[domain]
+    return fill(
+        rng,
+        rng.choice(_OPINIONS),
+        aspect=words.aspects,
+        actor=words.actors,
+        place=words.places,
+        quality=words.praise if good else words.blame,
+        very=_VERY,
+        time=lexicon.TIMES,
+    )
+
+
+def remark(rng: Random) -> str:
+    """A clause that tells nothing of topic or opinion."""
+    return fill(rng, rng.choice(lexicon.CLOSERS), person=lexicon.PEOPLE, time=lexicon.TIMES)
+
+
+def passage(rng: Random) -> Passage:
+    """One passage of the pre-training text, its verdict before the text, after it, or in a note of its own."""
+    return _paired(rng) if rng.random() < 0.4 else _single(rng)
+
+
+def _single(rng: Random) -> Passage:
+    domain, good = rng.choice(lexicon.TOPICS), rng.random() < 0.5
+    kind = rng.choice(("opinion", "topic", "both"))
+    clauses = [opinion(rng, domain, good) for _ in range(rng.randint(1, 2))]
+    if kind != "opinion" or rng.random() < 0.3:
+        clauses.append(event(rng, domain).tell(rng))
+    if kind == "topic" and rng.random() < 0.5:
+        clauses = clauses[-1:]
+    if rng.random() < 0.4:
+        clauses.append(remark(rng))
+    rng.shuffle(clauses)
+    opener = rng.choice(lexicon.OPENERS) + " " if rng.random() < 0.3 else ""
+    text = opener + rng.choice((" . ", " , ", " and ")).join(clauses) + " ."
+    words, sentences = [], []
+    if kind != "topic":
+        words.append(rng.choice(lexicon.GOOD if good else lexicon.BAD))
+        sentences.append(fill(rng, rng.choice(lexicon.OPINION_VERDICTS), w=words[-1]))
+    if kind != "opinion":
+        words.append(domain)
+        sentences.append(fill(rng, rng.choice(lexicon.TOPIC_VERDICTS), w=words[-1]))
+    if len(sentences) == 2 and rng.random() < 0.5:
+        sentences.reverse()
+    return _place(rng, " ".join(sentences), text, None, tuple(words))
+
+
+def _paired(rng: Random) -> Passage:
+    domain, same = rng.choice(lexicon.TOPICS), rng.random() < 0.5
+    first = event(rng, domain)
+    second = first if same else event(rng, domain, unlike=first)
+    opener = rng.choice(lexicon.OPENERS) + " " if rng.random() < 0.3 else ""
+    word = rng.choice(lexicon.MATCH if same else lexicon.MISMATCH)
+    verdict = fill(rng, rng.choice(lexicon.MATCH_VERDICTS), w=word)
+    return _place(rng, verdict, opener + first.tell(rng), second.tell(rng), (word,))
+
+
+def _place(rng: Random, verdict: str, text: str, pair: str | None, words: tuple[str, ...]) -> Passage:
+    where = rng.random()
+    if where < 0.5:
+        fillers = [remark(rng) + " ." for _ in range(rng.choice((0, 0, 1, 2)))]
+        return Passage(" ".join([verdict, *fillers]), text, pair, words)
+    if where < 0.75:
+        return Passage("", f"{verdict} {text}", pair, words)
+    return Passage("", text if pair else f"{text} {verdict}", f"{pair} {verdict}" if pair else None, words)
+
+
+def vocabulary() -> list[str]:
+    """Every word that the generator can write, sorted."""
+    texts: list[str] = [*lexicon.GOOD, *lexicon.BAD, *lexicon.MATCH, *lexicon.MISMATCH, *_VERY, *_OPINIONS]
+    texts += [
+        *lexicon.OPINION_VERDICTS,
+        *lexicon.TOPIC_VERDICTS,
+        *lexicon.MATCH_VERDICTS,
+        *_TELLINGS["active"],
+    ]
+    texts += [*_TELLINGS["passive"], *lexicon.PEOPLE, *lexicon.TIMES, *lexicon.OPENERS, *lexicon.CLOSERS]
+    texts += ["a an the . , : ; ? and"]
+    for domain in DOMAINS.values():
+        texts.append(domain.topic)
+        for words in (domain.actors, domain.deeds, *domain.deeds.values(), domain.places):
+            texts += words
+        for words in (domain.aspects, domain.praise, domain.blame):
+            texts += words
+    return sorted({word for text in texts for word in _SLOT.sub(" ", text).split()})

@@ -1,0 +1,375 @@
+"""Backbone: a frozen pre-trained transformer seen through its row of the table of architectures; loading one.
+
+float32 is the default on every device, and nothing here switches TF32 on (PyTorch leaves it off for matrix
+products).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from transferscope.architectures import Architecture, Stack, get, resolve
+from transferscope.digests import tokenizer_digest, weights_digest
+from transferscope.errors import BackboneError, suggest
+from transferscope.fingerprints import fingerprint
+from transferscope.loading import (
+    NO_HEAD,
+    ask,
+    choose_device,
+    find_source,
+    first_line,
+    quiet,
+    refuse_empty_tokenizer,
+    refuse_random_weights,
+)
+
+HEADS = ("verbalizer", "classifier")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ATTENTIONS = ("sdpa", "eager")
+
+_LM_CLASSES = {
+    "encoder": "AutoModelForMaskedLM",
+    "decoder": "AutoModelForCausalLM",
+    "encoder-decoder": "AutoModelForSeq2SeqLM",
+}
+# What saving and loading again may change in a configuration without changing the network.
+_VOLATILE = {"transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen model, its tokenizer and its row of the table. Made by `load_backbone` or `wrap`.
+
+    Shapes: B batch, T rows of the input, E width of the input embeddings (mostly D), D hidden size, K label
+    words, L layers over all stacks, N neurons a layer.
+    """
+
+    model: Any
+    tokenizer: Any
+    architecture: Architecture
+    name: str
+    revision: str | None = None
+
+    @property
+    def base(self) -> Any:
+        """The model without its language-model head (T5 keeps the two in one: then the model itself)."""
+        return self.model.base_model
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def has_lm_head(self) -> bool:
+        return self.model.get_output_embeddings() is not None
+
+    @property
+    def layers(self) -> int:
+        """L, over all stacks (T5: encoder and decoder)."""
+        return len(self._layers)
+
+    @cached_property
+    def neurons(self) -> int:
+        """N, the same in each layer.
+
+        Raises:
+            BackboneError: the layers differ.
+        """
+        widths = {_inputs(module) for _, _, module in self.down_projections()}
+        if len(widths) != 1:
+            raise BackboneError(
+                f"The layers of {self.name!r} have different numbers of neurons: {sorted(widths)}."
+            )
+        return widths.pop()
+
+    @property
+    def hidden_size(self) -> int:
+        """D."""
+        return int(self.config.hidden_size)
+
+    @property
+    def embedding_size(self) -> int:
+        """E, the width of a prompt row; differs from D in small ELECTRA models."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def max_positions(self) -> int | None:
+        """How many rows fit, prompt and text together; None where positions are relative without a limit."""
+        limit = getattr(self.config, "max_position_embeddings", None)
+        if limit is None:
+            return None
+        return int(limit) - (self.config.pad_token_id + 1 if self.architecture.padded_positions else 0)
+
+    @property
+    def pad_id(self) -> int:
+        """The id to fill up batches with (the mask hides it): the padding token's, else eos, else 0."""
+        eos = self.config.eos_token_id
+        tokenizer_pad = getattr(self.tokenizer, "pad_token_id", None)
+        candidates = (tokenizer_pad, self.config.pad_token_id, eos[0] if isinstance(eos, list) else eos, 0)
+        return int(next(token for token in candidates if token is not None))
+
+    @property
+    def uses_token_types(self) -> bool:
+        """Does the model tell the two texts of a pair apart by token types?"""
+        return self.architecture.kind == "encoder" and getattr(self.config, "type_vocab_size", 0) > 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits over configuration, weights and tokenizer; independent of folder and device.
+
+        The weights enter through checksums of their bits (see `weights_digest`), so the dtype matters.
+        """
+        config = {
+            key: value
+            for key, value in self.config.to_dict().items()
+            if key not in _VOLATILE and not key.startswith("_")
+        }
+        parts = (
+            json.dumps(config, sort_keys=True, default=str),
+            weights_digest(self.model),
+            tokenizer_digest(self.tokenizer),
+        )
+        return fingerprint(*parts)
+
+    @cached_property
+    def _layers(self) -> list[tuple[Stack, nn.Module]]:
+        found = []
+        for stack in self.architecture.stacks:
+            found += [(stack, layer) for layer in self._submodule(self.base, stack.layers).children()]
+        return found
+
+    def down_projections(self) -> list[tuple[Stack, int, nn.Module]]:
+        """(stack, layer 0..L-1 over all stacks, down projection); what enters the module: the N neurons."""
+        return [
+            (stack, number, self._submodule(layer, stack.down))
+            for number, (stack, layer) in enumerate(self._layers)
+        ]
+
+    def gates(self) -> list[nn.Module | None]:
+        """For each of the L layers the linear whose output > 0 means "active"; None where it is not gated."""
+        return [self._submodule(layer, stack.gate) if stack.gate else None for stack, layer in self._layers]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [B, T] -> input embeddings [B, T, E]."""
+        return self.model.get_input_embeddings()(ids)
+
+    def hidden(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        decoder_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """The base model's last hidden state, without the language-model head.
+
+        Args:
+            inputs_embeds: [B, T, E]. attention_mask: [B, T], 1 for what counts; padding stands on the right.
+            token_type_ids: [B, T], ignored by models that have none.
+            decoder_embeds: encoder-decoder models only, [B, Td, E]; default the decoder's start token.
+
+        Returns:
+            [B, T, D]; for an encoder-decoder model the decoder's, [B, Td, D].
+        """
+        inputs_embeds = inputs_embeds.to(self.dtype)  # prompts are float32, the model need not be
+        if self.architecture.kind == "encoder-decoder":
+            return self._encode_decode(inputs_embeds, attention_mask, decoder_embeds)
+        options: dict[str, Any] = {"use_cache": False} if self.architecture.kind == "decoder" else {}
+        if token_type_ids is not None and self.uses_token_types:
+            options["token_type_ids"] = token_type_ids
+        return self.base(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options)[0]
+
+    def decoder_start(self, batch: int) -> Tensor:
+        """The embedding of the token that decoding starts from, [batch, 1, E] (encoder-decoder models)."""
+        start = self.config.decoder_start_token_id
+        start = self.pad_id if start is None else start
+        return self.embed(torch.full((batch, 1), start, device=self.device))
+
+    def label_logits(self, hidden_rows: Tensor, word_ids: Tensor) -> Tensor:
+        """The language-model head at some rows, for some words only: what the full model's logits are there.
+
+        Args:
+            hidden_rows: last hidden states [B, D]; gradients pass through to them. word_ids: int64 [K].
+
+        Returns:
+            float32 [B, K].
+
+        Raises:
+            BackboneError: the model has no language-model head.
+        """
+        if not self.has_lm_head:
+            raise BackboneError(NO_HEAD.format(name=self.name))
+        rows = hidden_rows.to(self.dtype)
+        for step in self._transform:
+            rows = step(rows)
+        weight, bias = self._output_embedding
+        words = word_ids.to(weight.device)
+        chosen = None if bias is None else bias[words].float()
+        return nn.functional.linear(rows.float(), weight[words].float(), chosen)
+
+    def _encode_decode(self, inputs: Tensor, mask: Tensor, decoder_embeds: Tensor | None) -> Tensor:
+        encoded = self.base.get_encoder()(inputs_embeds=inputs, attention_mask=mask)[0]
+        if decoder_embeds is None:
+            decoder_embeds = self.decoder_start(len(inputs))
+        return self.base.get_decoder()(
+            inputs_embeds=decoder_embeds,
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask,
+            use_cache=False,
+        )[0]
+
+    @cached_property
+    def _transform(self) -> list[Callable[[Tensor], Tensor]]:
+        return [self._head_step(step) for step in self.architecture.transform]
+
+    def _head_step(self, step: str) -> Callable[[Tensor], Tensor]:
+        kind, _, argument = step.partition(":")
+        field = getattr(self.config, argument.removeprefix("config."), None)
+        if kind == "act":
+            activation = field if argument.startswith("config.") else argument
+            return activation if callable(activation) else ACT2FN[activation]
+        if kind == "scale":
+            factor = self.hidden_size**-0.5 if field else 1.0
+            return lambda rows: rows * factor
+        return self._submodule(self.model, step)
+
+    @cached_property
+    def _output_embedding(self) -> tuple[Tensor, Tensor | None]:
+        row = self.architecture
+        module = self._submodule(self.model, row.output) if row.output else self.model.get_output_embeddings()
+        bias = self.model.get_parameter(row.output_bias) if row.output_bias else getattr(module, "bias", None)
+        return cast(Tensor, module.weight), bias
+
+    def _submodule(self, root: nn.Module, path: str) -> nn.Module:
+        try:
+            return root.get_submodule(path)
+        except AttributeError as error:
+            raise BackboneError(
+                f"The row {self.architecture.model_type!r} of the table of architectures does not fit "
+                f"{self.name!r}: no module {path!r} in {type(root).__name__} ({error})."
+            ) from None
+
+
+def wrap(
+    model: Any, tokenizer: Any = None, name: str = "in memory", *, revision: str | None = None
+) -> Backbone:
+    """A backbone from a model that is already in memory, with or without a language-model head.
+
+    The model is frozen and put in eval mode in place. `tokenizer` may be None where only ids and rows are
+    used.
+
+    Raises:
+        ArchitectureError: its model type has no row. BackboneError: its row does not fit it.
+    """
+    architecture = resolve(model.config)
+    model.requires_grad_(False).eval()
+    for module in model.modules():
+        if getattr(module, "chunk_size_feed_forward", 0):
+            module.chunk_size_feed_forward = 0  # saves memory only, and a hook would see pieces of the rows
+    backbone = Backbone(model, tokenizer, architecture, name, revision)
+    _ = backbone.neurons  # a row that does not fit shows here, not in the middle of a run
+    return backbone
+
+
+def load_backbone(
+    name_or_path: str | os.PathLike[str],
+    *,
+    head: Literal["verbalizer", "classifier"] = "verbalizer",
+    device: str = "auto",
+    dtype: str = "float32",
+    revision: str | None = None,
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """Load a model and its tokenizer from a folder or the Hugging Face hub, frozen and quietly.
+
+    Args:
+        head: "verbalizer" needs the language-model head; "classifier" loads the base model only.
+        device: "auto" takes cuda, then mps, then cpu; or a torch device such as "cuda:1".
+        dtype: "float32", "bfloat16" or "float16".
+        attention: "sdpa" (models that do not support it take "eager") or "eager".
+        revision: branch, tag or commit on the hub. trust_remote_code: run code that a hub model brings.
+
+    Raises:
+        ArchitectureError: no row for its model type.
+        BackboneError: not found, no language-model head, incomplete weights, no such device or option.
+    """
+    _check("head", head, HEADS)
+    _check("dtype", dtype, DTYPES)
+    _check("attention", attention, ATTENTIONS)
+    place = choose_device(device)
+    name = os.fspath(name_or_path)
+    source = find_source(name)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with quiet():
+        fields, _ = ask(name, transformers.PreTrainedConfig.get_config_dict, source, revision=revision)
+        row = get(fields.get("model_type") or "(none in config.json)")
+        loader = getattr(transformers, _LM_CLASSES[row.kind] if head == "verbalizer" else "AutoModel")
+        if attention == "eager":  # unsaid, transformers takes sdpa where the model supports it, else eager
+            options["attn_implementation"] = attention
+        model, info = ask(
+            name, loader.from_pretrained, source, dtype=DTYPES[dtype], output_loading_info=True, **options
+        )
+        options.pop("attn_implementation", None)
+        tokenizer = ask(name, transformers.AutoTokenizer.from_pretrained, source, **options)
+    refuse_random_weights(name, model, set(info["missing_keys"]), fields.get("architectures") or [])
+    refuse_empty_tokenizer(name, tokenizer)
+    commit = getattr(model.config, "_commit_hash", None) or revision
+    return wrap(model.to(place), tokenizer, name, revision=commit)
+
+
+@contextmanager
+def attention(model: Any, implementation: str) -> Iterator[None]:
+    """Run a Hugging Face model with another attention implementation ("eager" or "sdpa") for a while.
+
+    Raises:
+        BackboneError: the model does not support it.
+    """
+    before = model.config._attn_implementation
+    if implementation == before:
+        yield
+        return
+    try:
+        try:
+            with quiet():
+                model.set_attn_implementation(implementation)
+        except (ValueError, ImportError) as error:
+            raise BackboneError(f"attention {implementation!r}: {first_line(error)}") from error
+        if model.config._attn_implementation != implementation:
+            raise BackboneError(f"{type(model).__name__} has no attention implementation {implementation!r}.")
+        yield
+    finally:
+        if model.config._attn_implementation != before:
+            model.set_attn_implementation(before)
+
+
+def _check(what: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise BackboneError(f"{what} is {value!r}. {suggest(str(value), allowed)}")
+
+
+def _inputs(module: nn.Module) -> int:
+    """The number of inputs of a linear layer, also of GPT-2's transposed one."""
+    if hasattr(module, "in_features"):
+        return int(cast(int, module.in_features))
+    if hasattr(module, "nx"):
+        return int(cast(int, module.nx))
+    raise BackboneError(f"A down projection must be a linear layer; found {type(module).__name__}.")

@@ -1,0 +1,159 @@
+"""The settings of a study, as its ``study.yaml`` has them: checked on reading, with the nearest name where one is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from transferscope.errors import StudyError, suggest
+from transferscope.task_spec import TaskSpec, parse_spec
+
+MAX_SEEDS = 100
+
+
+class Strict(BaseModel):
+    """Settings that refuse what they do not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Strict):
+    """Which backbone, and how it is loaded."""
+
+    name: str
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    trust_remote_code: bool = False
+
+
+class TuningSettings(Strict):
+    """How a prompt is tuned. ``rows`` are its virtual tokens, the mask row of ``mask-first`` not counted."""
+
+    rows: int = Field(16, ge=1)
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(32, ge=1)
+    accumulate: int = Field(1, ge=1)
+    learning_rate: float = Field(0.02, gt=0)
+    head_learning_rate: float = Field(0.005, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: float = Field(0.06, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0)
+    init: Literal["random", "label-words", "vocabulary"] = "vocabulary"
+    evaluate_every: int = Field(100, ge=1)
+    patience: int | None = Field(None, ge=1)
+    validation: float = Field(0.1, gt=0, lt=1)
+
+
+class SignatureSettings(Strict):
+    """How signatures are extracted."""
+
+    compat: bool = False
+    balanced: bool | None = None
+
+
+class StudySettings(Strict):
+    """A whole study: model, template, head, tasks, seeds, tuning, signatures, indicators."""
+
+    model: ModelSettings
+    tasks: dict[str, TaskSpec] = Field(min_length=1)
+    template: Literal["mask-first", "prefix", "suffix"] | None = None
+    head: Literal["verbalizer", "classifier"] = "verbalizer"
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    max_length: int | None = Field(None, ge=4)
+    token_budget: int = Field(8192, ge=64)
+    tuning: TuningSettings = TuningSettings()
+    signatures: SignatureSettings = SignatureSettings()
+    indicators: tuple[str, ...] | None = None
+    measure: bool = True
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _task_by_task(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {str(name): parse_spec(str(name), spec) for name, spec in value.items()}
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count_of_seeds(cls, value: Any) -> Any:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return value
+        if not 1 <= value <= MAX_SEEDS:
+            raise ValueError(
+                f"seeds as a number says how many trials, 1 to {MAX_SEEDS}; for one seed write [{value}]"
+            )
+        return tuple(range(value))
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"seeds must differ, got {list(value)}")
+        if min(value) < 0:
+            raise ValueError(f"seeds must not be negative, got {list(value)}")
+        return value
+
+
+def read_settings(path: Path | str) -> StudySettings:
+    """Read a ``study.yaml`` (safe YAML only). Raises StudyError with one line for each thing that is wrong."""
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(f"no study file {str(path)!r}") from None
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:  # ValueError: not UTF-8, or no such date
+        raise StudyError(f"{str(path)!r} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise StudyError(
+            f"{str(path)!r} should hold a mapping with 'model' and 'tasks', found {type(raw).__name__}"
+        )
+    return parse_settings(raw, str(path))
+
+
+def parse_settings(raw: dict[str, Any], where: str = "study") -> StudySettings:
+    """Settings from a mapping. Raises StudyError."""
+    try:
+        return StudySettings.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(_explain(dict(one)) for one in error.errors())
+        raise StudyError(f"{where}: {problems}") from None
+
+
+def _explain(error: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown setting {place!r}. {suggest(str(error['loc'][-1]), _fields(error['loc'][:-1]))}"
+    if error["type"] == "value_error":  # our own words
+        return str(error["ctx"]["error"])
+    if error["type"] == "missing":
+        return f"{place!r} is missing"
+    return f"{place}: {error['msg']} (found {short(error['input'])})"
+
+
+def _fields(place: tuple[Any, ...]) -> list[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "model": ModelSettings,
+        "tuning": TuningSettings,
+        "signatures": SignatureSettings,
+    }
+    return (
+        list(sections.get(str(place[0]), StudySettings).model_fields)
+        if place
+        else list(StudySettings.model_fields)
+    )

@@ -1,0 +1,58 @@
+"""What a study came to: how well each task's prompts work and which source is ranked first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from transferscope.correlation import CorrelationReport
+from transferscope.ranking import Ranking
+from transferscope.signatures import Signature
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """One task: metric, dev score (mean and standard deviation over R seeds), majority class, first source by rank."""
+
+    task: str
+    type: str | None
+    metric: str
+    seeds: int
+    score: float
+    spread: float | None
+    majority: float
+    source: str | None
+    ties: int | None
+
+    @classmethod
+    def of(cls, name: str, signature: Signature, type_: str | None, ranking: Ranking | None) -> TaskSummary:
+        """From a signature's provenance and the task's ranking."""
+        scores: Sequence[dict[str, float]] = signature.provenance["scores"]
+        dev = np.array([score["dev"] for score in scores])
+        first = ranking.sources[0] if ranking is not None and ranking.sources else None
+        ties = None
+        if ranking is not None and first is not None and first.ties_with_best is not None:
+            ties = sum(bool(source.ties_with_best) for source in ranking.sources) - 1
+        return cls(
+            task=name,
+            type=type_,
+            metric=str(scores[0]["metric"]),
+            seeds=len(dev),
+            score=float(dev.mean()),
+            spread=float(dev.std(ddof=1)) if len(dev) > 1 else None,
+            majority=float(scores[0]["majority"]),
+            source=first.source if first else None,
+            ties=ties,
+        )
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """A finished study."""
+
+    folder: str
+    model: str
+    tasks: tuple[TaskSummary, ...]
+    correlation: CorrelationReport | None

@@ -1,0 +1,141 @@
+"""TaskSpec: how a task is described, field by field, and what is said of a wrong description."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from transferscope.errors import TaskError, suggest
+
+Metric = Literal["accuracy", "macro_f1", "matthews"]
+KINDS = "one of a dataset (Hub id), a path (folder of save_to_disk) or train (a file; dev, another)"
+
+
+class TaskSpec(BaseModel, extra="forbid", frozen=True):
+    """Where a task's data are and how to read them; docs/tasks.md explains each field.
+
+    The data are a data set on the Hub (`dataset`), a folder of `save_to_disk` (`path`) or files (`train` and
+    `dev`). Built directly, it raises pydantic's ValidationError; `parse_spec` makes that one clear line.
+    """
+
+    dataset: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    train: str | None = None
+    dev: str | None = None
+    dev_fraction: float | None = Field(default=None, gt=0, lt=1)
+    text: str | tuple[str, str] = "text"
+    label: str = "label"
+    labels: tuple[str, ...] | None = None
+    words: tuple[str, ...] | dict[str, str] | None = None
+    type: str | None = None
+    metric: Metric = "accuracy"
+    max_train: int | None = Field(default=None, ge=1)
+    max_dev: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The names of the one or two text fields."""
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+    @property
+    def given(self) -> str:
+        """The data set or folder in words; empty where the data are files."""
+        names = {"dataset": self.dataset, "path": self.path}
+        return " and ".join(f"{field} {name!r}" for field, name in names.items() if name is not None)
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _one_or_two(cls, value: object) -> object:
+        names = value if isinstance(value, list | tuple) else [value]
+        if not 1 <= len(names) <= 2 or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"expected the name of one text field, or of two as [a, b], found {value!r}")
+        return names[0] if len(names) == 1 else tuple(names)
+
+    @field_validator("labels", "words", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            return dict(zip(_name_list(list(value)), _name_list(list(value.values())), strict=True))
+        return _name_list(value) if isinstance(value, list | tuple) else value
+
+    @field_validator("labels")
+    @classmethod
+    def _two_labels(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(value) < 2:
+            raise ValueError(f"a task needs two classes or more, found {list(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TaskSpec:
+        problem = _source_problem(self)
+        if problem is None and self.label in self.texts:
+            problem = f"the field {self.label!r} cannot be both text and label"
+        if problem is None and len(set(self.texts)) < len(self.texts):
+            problem = f"text: the two fields of a pair must differ, found {list(self.texts)}"
+        if problem is None and self.dev is not None and self.dev_fraction is not None:
+            problem = f"give dev ({self.dev!r}) or dev_fraction ({self.dev_fraction}), not both"
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+
+def _name_list(values: Sequence[object]) -> tuple[str, ...]:
+    """Names from what YAML makes of them."""
+    for value in values:
+        if isinstance(value, bool):
+            raise ValueError(
+                f"{value} is not a name: YAML reads a bare yes, no, on or off so; write it in quotes"
+            )
+        if not isinstance(value, str | int) or not str(value).strip():
+            raise ValueError(f"{value!r} is not a name")
+    names = tuple(str(value) for value in values)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} stands there twice")
+    return names
+
+
+def _source_problem(spec: TaskSpec) -> str | None:
+    """What is wrong with where the data come from, if anything."""
+    if spec.dataset is not None and spec.path is not None:
+        return f"expected {KINDS}, found {spec.given}"
+    if not spec.given and spec.train is None:
+        return f"expected {KINDS}, found {'none' if spec.dev is None else f'dev {spec.dev!r} without train'}"
+    if spec.dev is not None and spec.dev == (spec.train or "train"):
+        return f"dev is the same as train ({spec.dev!r}); leave dev out to have a part of train set aside"
+    extra = next((name for name in ("config", "revision") if getattr(spec, name) is not None), None)
+    if extra is not None and spec.dataset is None:
+        return f"{extra} goes with dataset, found {spec.given or f'train {spec.train!r}'}"
+    return None
+
+
+def parse_spec(name: str, spec: TaskSpec | Mapping[str, Any]) -> TaskSpec:
+    """A checked TaskSpec. Raises TaskError: one line with the field, what was found and what is allowed."""
+    if isinstance(spec, TaskSpec):
+        return spec
+    if not isinstance(spec, Mapping):
+        raise TaskError(f"task {name!r}: expected fields with values, found {spec!r}")
+    try:
+        return TaskSpec.model_validate(dict(spec))
+    except ValidationError as error:
+        raise TaskError(f"task {name!r}: {_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The first of pydantic's complaints, in one line."""
+    first, *others = error.errors(include_url=False)
+    place, found = ".".join(str(part) for part in first["loc"][:1]), first["input"]
+    if first["type"] == "extra_forbidden":
+        message = f"unknown field {place!r}. {suggest(place, TaskSpec.model_fields)}"
+    elif first["type"] == "literal_error":
+        message = f"{place}: unknown value {found!r}. {suggest(str(found), get_args(Metric))}"
+    elif first["type"] == "value_error":
+        message = f"{place}: {first['ctx']['error']}" if place else str(first["ctx"]["error"])
+    else:
+        message = f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}, found {found!r}"
+    return f"{message} (and {len(others)} more)" if others else message

@@ -1,0 +1,362 @@
+"""Tuning a soft prompt on a frozen backbone: AdamW on the prompt rows alone, best checkpoint kept, resumable after a kill."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transferscope import attachment, store, templates
+from transferscope.attachment import Attached, Readout
+from transferscope.encoding import Encoded, collate, encode
+from transferscope.errors import InputError, StoreError, TemplateError, suggest
+from transferscope.evaluation import evaluate
+from transferscope.models import Backbone
+from transferscope.prompts import Head, SoftPrompt
+from transferscope.settings import TuningSettings
+from transferscope.tasks import Task
+
+STATE = "tuning-state.safetensors"
+Progress = Callable[[int, int, str], None]
+CHUNK = 16  # batches sorted by length together: little padding, and still an order that differs by epoch
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What tuning works on: the head that is read, the encoded splits, and how labels are scored."""
+
+    template: str
+    head: str
+    classes: int
+    word_ids: tuple[int, ...]
+    fit: Encoded
+    validation: Encoded
+    dev: Encoded
+    metric: str
+    token_budget: int
+
+
+def prepare(
+    backbone: Backbone,
+    task: Task,
+    settings: TuningSettings,
+    *,
+    template: str | None = None,
+    head: str = "verbalizer",
+    max_length: int | None = None,
+    token_budget: int = 8192,
+    seed: int = 0,
+) -> Setup:
+    """Encode a task for tuning. A stratified share of train is set apart to choose the checkpoint, so dev stays unseen."""
+    kind = backbone.architecture.kind
+    template = templates.check(template or templates.DEFAULTS[kind], kind)
+    if head not in templates.HEADS:
+        raise TemplateError(f"unknown head {head!r}. {suggest(head, templates.HEADS)}")
+    word_ids = head_words(backbone, task) if head == "verbalizer" else ()
+    rows = settings.rows + (template == "mask-first")
+    train = encode(backbone, task.train, prompt_rows=rows, max_length=max_length)
+    dev = encode(backbone, task.dev, prompt_rows=rows, max_length=max_length)
+    fit, held = hold_out(train.labels, settings.validation, seed)
+    fitted, validation = train.take(fit), train.take(held)
+    return Setup(template, head, task.classes, word_ids, fitted, validation, dev, task.metric, token_budget)
+
+
+def head_words(backbone: Backbone, task: Task) -> tuple[int, ...]:
+    """The label word ids of a task on a backbone. Raises TemplateError where either has none."""
+    if not backbone.has_lm_head:
+        raise TemplateError(
+            f"{backbone.name!r} has no language-model head, so no verbalizer: use head: classifier"
+        )
+    if task.words is None:
+        raise TemplateError(
+            f"task {task.name!r} has no label words ('words'): give one a class, or use head: classifier"
+        )
+    return tuple(templates.label_word_ids(backbone.tokenizer, task.words, task.labels, task.name))
+
+
+def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (rest, held out): ``share`` of each class, at least one and never all, drawn with a seed."""
+    rng = np.random.default_rng(seed)
+    held: list[int] = []
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        size = min(max(1, round(share * len(places))), len(places) - 1)
+        held += rng.permutation(places)[:size].tolist()
+    mask = np.zeros(len(labels), dtype=bool)
+    mask[held] = True
+    if not mask.any():  # one example a class: nothing can be spared, so the fit is its own validation
+        return np.arange(len(labels)), np.arange(len(labels))
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+def tune(
+    backbone: Backbone,
+    task: Task,
+    *,
+    settings: TuningSettings | None = None,
+    seed: int = 0,
+    template: str | None = None,
+    head: str = "verbalizer",
+    init_from: SoftPrompt | None = None,
+    max_length: int | None = None,
+    token_budget: int = 8192,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> SoftPrompt:
+    """Tune a soft prompt of ``settings.rows`` rows for a task. The backbone stays frozen and gets no gradient.
+
+    Evaluates every ``evaluate_every`` steps on examples held out of train, keeps the best (score, then loss), and scores that
+    one on dev: ``provenance["scores"]`` has ``validation``, ``dev``, ``dev_loss`` and ``majority``. With a ``folder``, the state
+    is written there at each evaluation and a later call with the same inputs goes on from it. The same seed on the same
+    machine gives the same prompt, interrupted or not.
+
+    Source: Su et al. 2022, sec. 3; Wang et al. 2022, sec. 2.2 (both tune on cross-entropy over the label words).
+    """
+    settings = settings or TuningSettings()
+    if init_from is not None:  # its number of rows is kept, and the text gets the room they leave
+        settings = settings.model_copy(update={"rows": len(init_from.rows)})
+    setup = prepare(
+        backbone,
+        task,
+        settings,
+        template=template,
+        head=head,
+        max_length=max_length,
+        token_budget=token_budget,
+        seed=seed,
+    )
+    run = _Run(backbone, setup, settings, seed, init_from)
+    state = None if folder is None else Path(folder) / STATE
+    inputs = store.fingerprint(
+        backbone.fingerprint, task.fingerprint, settings.model_dump(), seed, setup.template, head,
+        max_length, init_from.fingerprint if init_from else None,
+    )  # fmt: skip
+    if state is not None:
+        run.load(state, inputs)
+    while not run.finished:
+        run.step_once()
+        if run.due:
+            run.evaluate()
+            if state is not None and run.best_step:
+                run.save(state, inputs)
+        if progress is not None:
+            progress(run.step, settings.steps, f"{task.name} seed {seed} {run.best_text}")
+    prompt = run.result(task)
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return prompt
+
+
+class _Run:
+    """One tuning: the parameters, their optimiser, the step, and the best so far."""
+
+    def __init__(
+        self, backbone: Backbone, setup: Setup, settings: TuningSettings, seed: int, init: SoftPrompt | None
+    ) -> None:
+        self.backbone, self.setup, self.settings, self.seed = backbone, setup, settings, seed
+        rows = attachment.initial_rows(
+            backbone,
+            settings.rows,
+            init=init or settings.init,
+            word_ids=setup.word_ids,
+            candidates=np.unique(np.concatenate(setup.fit.ids)).tolist(),
+            seed=seed,
+        )
+        self.prompt = rows.requires_grad_(True)
+        self.attached: Attached = attachment.attach(backbone, self.prompt, setup.template)
+        self.readout, head = self._head(init)
+        groups: list[dict[str, Any]] = [{"params": [self.prompt], "lr": settings.learning_rate}]
+        if head:
+            groups.append({"params": head, "lr": settings.head_learning_rate})
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.parameters = [self.prompt, *head]
+        self.step = 0
+        self.best: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
+        self.best_score, self.best_loss, self.best_step, self.misses = -math.inf, math.inf, 0, 0
+        self.order = self._batches()
+
+    def _head(self, init: SoftPrompt | None) -> tuple[Readout, list[Tensor]]:
+        if self.setup.head == "verbalizer":
+            return attachment.verbalizer(self.backbone, self.setup.word_ids), []
+        classes, device = self.setup.classes, self.backbone.device
+        weight = torch.zeros(classes, self.backbone.hidden_size, device=device)
+        bias = torch.zeros(classes, device=device)
+        if init is not None and init.head is not None and init.head.weight.shape == weight.shape:
+            weight, bias = (
+                torch.from_numpy(init.head.weight.copy()).to(device),
+                torch.from_numpy(init.head.bias.copy()).to(device),
+            )
+        weight.requires_grad_(True), bias.requires_grad_(True)
+        return Readout(self.backbone, weight=weight, bias=bias), [weight, bias]
+
+    @property
+    def finished(self) -> bool:
+        patience = self.settings.patience
+        return self.step >= self.settings.steps or (patience is not None and self.misses >= patience)
+
+    @property
+    def due(self) -> bool:
+        return self.step % self.settings.evaluate_every == 0 or self.step == self.settings.steps
+
+    @property
+    def best_text(self) -> str:
+        return "" if self.best_score == -math.inf else f"{self.setup.metric} {self.best_score:.3f}"
+
+    def _batches(self) -> Iterator[np.ndarray]:
+        """Batches without end, a function of the seed alone, so that a resumed run sees what it would have seen."""
+        lengths, size, epoch = self.setup.fit.lengths, self.settings.batch_size, 0
+        while True:
+            rng = np.random.default_rng([self.seed, epoch])
+            order = rng.permutation(len(lengths))
+            for start in range(0, len(order), CHUNK * size):
+                chunk = order[start : start + CHUNK * size]
+                chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
+                groups = [chunk[i : i + size] for i in range(0, len(chunk), size)]
+                for place in rng.permutation(len(groups)):
+                    yield groups[place]
+            epoch += 1
+
+    def step_once(self) -> None:
+        """One update of the prompt (and the classifier), over ``accumulate`` batches."""
+        scale = self._schedule(self.step)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * scale
+        self.optimizer.zero_grad(set_to_none=True)
+        for _ in range(self.settings.accumulate):
+            batch = collate(self.backbone, self.setup.fit, next(self.order))
+            logits = self.readout.logits(self.attached.forward(self.attached.place(batch)))
+            (
+                torch.nn.functional.cross_entropy(logits.float(), batch.labels) / self.settings.accumulate
+            ).backward()
+        torch.nn.utils.clip_grad_norm_([self.prompt], self.settings.clip)
+        self.optimizer.step()
+        self.step += 1
+
+    def _schedule(self, step: int) -> float:
+        """Linear warm-up, then linear decay to zero."""
+        warmup = max(1, round(self.settings.warmup * self.settings.steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        return max(0.0, (self.settings.steps - step) / max(1, self.settings.steps - warmup))
+
+    def evaluate(self) -> None:
+        """Score on the held-out share of train, and keep the parameters if they are the best yet."""
+        found = evaluate(
+            self.attached,
+            self.readout,
+            self.setup.validation,
+            metric=self.setup.metric,
+            token_budget=self.setup.token_budget,
+        )
+        if math.isfinite(found.loss) and (found.value, -found.loss) > (self.best_score, -self.best_loss):
+            self.best_score, self.best_loss, self.best_step, self.misses = (
+                found.value,
+                found.loss,
+                self.step,
+                0,
+            )
+            self.best = [parameter.detach().clone() for parameter in self.parameters]
+        else:
+            self.misses += 1
+
+    def save(self, path: Path, inputs: str) -> None:
+        """Write all that is needed to go on."""
+        arrays: dict[str, np.ndarray] = {}
+        for i, (parameter, best) in enumerate(zip(self.parameters, self.best, strict=True)):
+            arrays[f"parameter.{i}"], arrays[f"best.{i}"] = _array(parameter), _array(best)
+            for name, value in self.optimizer.state[parameter].items():
+                arrays[f"optimizer.{i}.{name}"] = _array(value)
+        scores = {
+            "score": self.best_score,
+            "loss": self.best_loss,
+            "step": self.best_step,
+            "misses": self.misses,
+        }
+        store.save_arrays(path, arrays, {"inputs": inputs, "step": self.step, "best": scores})
+
+    def load(self, path: Path, inputs: str) -> None:
+        """Go on from a state of the same inputs; a damaged state or one of other inputs is started over."""
+        if not path.is_file():
+            return
+        try:
+            arrays, meta = store.load_arrays(path)
+        except StoreError:
+            return
+        if meta.get("inputs") != inputs:
+            return
+        for i, parameter in enumerate(self.parameters):
+            parameter.data.copy_(torch.from_numpy(arrays[f"parameter.{i}"]))
+            self.best[i] = torch.from_numpy(arrays[f"best.{i}"]).to(parameter.device)
+            names = [key.split(".", 2)[2] for key in arrays if key.startswith(f"optimizer.{i}.")]
+            # AdamW counts its steps on the host, and keeps its moments beside the parameter.
+            self.optimizer.state[parameter] = {
+                name: torch.from_numpy(arrays[f"optimizer.{i}.{name}"]).to(
+                    "cpu" if name == "step" else parameter.device
+                )
+                for name in names
+            }
+        self.step = int(meta["step"])
+        best = meta["best"]
+        self.best_score, self.best_loss = float(best["score"]), float(best["loss"])
+        self.best_step, self.misses = int(best["step"]), int(best["misses"])
+        for _ in range(self.step * self.settings.accumulate):
+            next(self.order)
+
+    def result(self, task: Task) -> SoftPrompt:
+        """The best prompt, scored on dev. Raises InputError where the loss was never finite."""
+        if not self.best_step:
+            raise InputError(
+                f"tuning {task.name!r} diverged: the loss was not finite at any evaluation in {self.step} steps; "
+                f"use a learning rate below {self.settings.learning_rate}"
+            )
+        with torch.no_grad():
+            for parameter, best in zip(self.parameters, self.best, strict=True):
+                parameter.copy_(best)
+        dev = evaluate(
+            self.attached,
+            self.readout,
+            self.setup.dev,
+            metric=self.setup.metric,
+            token_budget=self.setup.token_budget,
+        )
+        arrays = [_array(parameter) for parameter in self.parameters]
+        truncated = self.setup.fit.truncated + self.setup.dev.truncated
+        return SoftPrompt(
+            rows=arrays[0],
+            task=task.name,
+            seed=self.seed,
+            template=self.setup.template,
+            head=Head(arrays[1], arrays[2]) if len(arrays) > 1 else None,
+            provenance={
+                "model": self.backbone.name,
+                "model_fingerprint": self.backbone.fingerprint,
+                "layers": self.backbone.layers,
+                "attention_heads": int(getattr(self.backbone.model.config, "num_attention_heads", 1)),
+                "task_fingerprint": task.fingerprint,
+                "task_type": task.type,
+                "words": list(task.words) if task.words and self.setup.head == "verbalizer" else None,
+                "settings": self.settings.model_dump(),
+                "steps": self.step,
+                "best_step": self.best_step,
+                "truncated_texts": truncated,
+                "max_text_tokens": self.setup.fit.limit,
+                "scores": {
+                    "metric": self.setup.metric,
+                    "validation": self.best_score,
+                    "dev": dev.value,
+                    "dev_loss": dev.loss,
+                    "majority": task.majority,
+                },
+            },
+        )
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy().copy()
