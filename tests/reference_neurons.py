@@ -1,6 +1,7 @@
-"""Slow versions of baseline, Acc and Pred, written like the formulas of Wang et al. (2022), section 3: plain loops.
+"""Slow versions of baseline, Acc and Pred, written like the formulas of Wang et al. (2022), section 3.
 
-Activations are nested lists by example: ``acts[i][l][p][n]``, labels a list of class ids. Nothing here is from the package.
+Plain loops over nested lists: activations by example, ``acts[i][l][p][n]``, and a list of class ids. Nothing
+here is from the package.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def accuracy(train: Activations, dev: Activations, labels: Sequence[int], positi
 
 
 def balanced_accuracy(train: Activations, dev: Activations, labels: Sequence[int], positive: int) -> Table:
-    """One-vs-rest: the mean of the share of ``positive`` that is above the baseline and of the rest that is not."""
+    """One-vs-rest: the mean of the share of ``positive`` above the baseline and of the rest not above it."""
     threshold = baseline(train)
 
     def share(values: list[float], i: int, p: int, n: int) -> float:
@@ -68,9 +69,14 @@ def balanced_accuracy(train: Activations, dev: Activations, labels: Sequence[int
 
 
 def ties(train: Activations, dev: Activations, closer: float) -> list[list[list[bool]]]:
-    """Cells where a dev activation is so near its baseline that rounding may decide the comparison."""
+    """Cells where a dev activation is so near its baseline that rounding may decide the comparison.
+
+    Equal is not near: a neuron that is 0 in all examples (ReLU) is above no baseline, whoever adds up.
+    """
     threshold = baseline(train)
-    return per_cell(dev, lambda values, i, p, n: any(abs(v - threshold[i][p][n]) < closer for v in values))
+    return per_cell(
+        dev, lambda values, i, p, n: any(0 < abs(v - threshold[i][p][n]) < closer for v in values)
+    )
 
 
 def predictivity(trials: Sequence[Table]) -> list[list[float]]:

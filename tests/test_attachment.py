@@ -1,4 +1,4 @@
-"""A prompt attached to each architecture: padding, peft's forward pass, a run by hand, gradients, initial rows."""
+"""A prompt attached to each architecture: padding, peft, a run by hand, gradients, initial rows."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_a_classifier_is_a_linear_layer_on_the_readout_row() -> None:
     np.testing.assert_allclose(ours.numpy(), rows.numpy() @ head.weight.T + head.bias, atol=1e-5)
 
 
-# initial rows ------------------------------------------------------------------------------------------------
+# initial rows
 
 
 def tokens(made: Backbone, rows: Tensor) -> list[int]:

@@ -199,6 +199,7 @@ def test_setup_leaves_a_folder_alone_that_is_no_environment(tmp_path: Path) -> N
     assert (tmp_path / "venv" / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_a_failed_setup_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
     nowhere = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
     done = run_setup(tmp_path / "venv", PYTHON=sys.executable, **nowhere)

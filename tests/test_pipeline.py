@@ -1,4 +1,4 @@
-"""A whole study on a tiny model: stages write what they should, are skipped when current, and survive a kill."""
+"""A whole study on a tiny model: stages write what they should, are skipped when current, survive a kill."""
 
 from __future__ import annotations
 

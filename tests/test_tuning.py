@@ -1,4 +1,4 @@
-"""Tuning: it learns, it touches nothing but the prompt, and a kill in the middle changes no byte of the result."""
+"""Tuning: it learns, touches nothing but the prompt, and a kill in the middle changes no byte of a result."""
 
 from __future__ import annotations
 
@@ -148,8 +148,9 @@ def test_label_words_are_learned_far_above_chance(trained_bert: Backbone) -> Non
 def test_a_classifier_is_learned_without_a_language_model_head() -> None:
     backbone = small(head=False)
     task = Task("mood", split(96, 0), split(64, 1), ("pos", "neg"))
-    settings = quick(rows=4, steps=80, batch_size=16, evaluate_every=20, learning_rate=0.1)
-    settings = settings.model_copy(update={"head_learning_rate": 0.05})
+    settings = quick(
+        rows=4, steps=120, batch_size=16, evaluate_every=20, learning_rate=0.1, head_learning_rate=0.05
+    )
     prompt = tune(backbone, task, settings=settings, head="classifier")
     assert prompt.provenance["scores"]["dev"] >= 0.8
     assert prompt.head is not None
@@ -223,7 +224,7 @@ def test_the_optimiser_has_the_prompt_and_its_head_alone(random_bert: Backbone, 
 
 @pytest.mark.parametrize("head", ["verbalizer", "classifier"])
 def test_the_best_checkpoint_is_returned(random_bert: Backbone, head: str) -> None:
-    settings = quick(steps=24, learning_rate=0.5, evaluate_every=2)
+    settings = quick(steps=24, learning_rate=0.5, head_learning_rate=1.0, evaluate_every=2)
     prompt = tune(random_bert, TASK, settings=settings, head=head)
     run = make_run(random_bert, settings, head=head)
     seen: list[tuple[float, float, int, bytes]] = []
@@ -582,6 +583,6 @@ def test_heads_that_cannot_be(random_bert: Backbone) -> None:
 
 
 def test_a_tuning_that_diverges_says_so(random_bert: Backbone, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'mood' diverged.*10 steps.*learning rate below 1e\+38"):
-        tune(random_bert, TASK, settings=quick(learning_rate=1e38), folder=tmp_path)
+    with pytest.raises(InputError, match=r"'mood' diverged.*10 steps.*learning rate below 1e\+30"):
+        tune(random_bert, TASK, settings=quick(learning_rate=1e30), folder=tmp_path)
     assert not (tmp_path / STATE).exists()

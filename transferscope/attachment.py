@@ -24,7 +24,7 @@ INITS = ("random", "label-words", "vocabulary")
 
 @dataclass(frozen=True)
 class Attached:
-    """A backbone with a prompt: ``prompt`` [P', E] (may require gradients) and ``rows`` P with the mask row counted."""
+    """A backbone with a prompt: ``prompt`` [P', E], which may require gradients, in a template."""
 
     backbone: Backbone
     template: str
@@ -52,7 +52,7 @@ class Attached:
 
 @dataclass(frozen=True)
 class Readout:
-    """From the readout row [B, D] to class logits [B, K]: label words through the LM head, or a linear layer."""
+    """From the readout row [B, D] to class logits [B, K]: label words by the LM head, or a linear layer."""
 
     backbone: Backbone
     word_ids: Tensor | None = None
@@ -67,7 +67,10 @@ class Readout:
 
 
 def attach(backbone: Backbone, prompt: SoftPrompt | Tensor, template: str | None = None) -> Attached:
-    """Attach a prompt (or a tensor of its rows P', the mask row not among them). Raises PromptError, TemplateError."""
+    """Attach a prompt (or a tensor of its rows P', the mask row not among them).
+
+    Raises PromptError, TemplateError.
+    """
     name = template or (prompt.template if isinstance(prompt, SoftPrompt) else None)
     if isinstance(prompt, SoftPrompt):
         rows = torch.from_numpy(np.array(prompt.rows, dtype=np.float32)).to(backbone.device)
@@ -120,10 +123,10 @@ def initial_rows(
 ) -> Tensor:
     """The rows [rows, E] float32 from which tuning starts.
 
-    ``random``: normal with the mean and standard deviation of the embedding table, by coordinate; ``vocabulary``:
-    embeddings of tokens drawn without replacement from ``candidates`` (the tokens of the task's texts; None: the whole
-    vocabulary); ``label-words``: the label words first, then as ``vocabulary`` (Lester et al. 2021); or another prompt,
-    whose number of rows is then kept.
+    ``random``: normal with the mean and standard deviation of the embedding table, by coordinate;
+    ``vocabulary``: embeddings of tokens drawn without replacement from ``candidates`` (the tokens of the
+    task's texts; None: the whole vocabulary); ``label-words``: the label words first, then as ``vocabulary``
+    (Lester et al. 2021); or another prompt, whose number of rows is then kept.
     """
     if isinstance(init, SoftPrompt):
         return attach(backbone, init, init.template).prompt.clone()

@@ -1,4 +1,4 @@
-"""From examples to length-bucketed batches of token ids: truncation that never cuts prompt rows, and is counted."""
+"""From examples to length-bucketed batches of token ids; truncation is counted and never cuts prompt rows."""
 
 from __future__ import annotations
 
@@ -104,7 +104,10 @@ def empty_text(backbone: Backbone) -> Encoded:
 
 
 def room(backbone: Backbone, prompt_rows: int, max_length: int | None) -> int | None:
-    """How many text tokens fit beside P prompt rows; None where nothing limits them. Raises TaskError below 4."""
+    """How many text tokens fit beside P prompt rows; None where nothing limits them.
+
+    Raises TaskError below 4.
+    """
     places = [] if backbone.max_positions is None else [backbone.max_positions - prompt_rows]
     if max_length is not None:
         places.append(max_length)
@@ -113,16 +116,17 @@ def room(backbone: Backbone, prompt_rows: int, max_length: int | None) -> int | 
     if min(places) < 4:
         positions = "no limit of" if backbone.max_positions is None else backbone.max_positions
         raise TaskError(
-            f"no room for text: {backbone.name!r} has {positions} positions, the prompt takes {prompt_rows} and max_length "
-            f"is {max_length}, and a text needs at least 4; use fewer prompt rows or a larger max_length"
+            f"no room for text: {backbone.name!r} has {positions} positions, the prompt takes {prompt_rows} "
+            f"and max_length is {max_length}, a text needs at least 4: use fewer prompt rows or a larger max_length"
         )
     return min(places)
 
 
 def buckets(encoded: Encoded, *, prompt_rows: int, token_budget: int) -> list[np.ndarray]:
-    """Positions of the examples by batch: sorted by length, each batch within a budget of rows (prompt rows counted).
+    """Positions of the examples by batch: sorted by length, within a budget of rows (prompt rows counted).
 
-    Similar lengths stand together, so little is computed on padding. Longest first: what does not fit fails at once.
+    Similar lengths stand together, so little is computed on padding. Longest first: what does not fit fails
+    at once.
     """
     lengths = encoded.lengths
     order = np.argsort(-lengths, kind="stable")

@@ -15,14 +15,15 @@ from transferscope.errors import InputError, suggest
 METRICS = {
     "accuracy": accuracy_score,
     "macro_f1": lambda labels, predictions: f1_score(labels, predictions, average="macro", zero_division=0),
-    "matthews": matthews_corrcoef,
+    # One class alone correlates with nothing: 0 by convention, and scikit-learn warns.
+    "matthews": lambda labels, found: matthews_corrcoef(labels, found) if len({*labels, *found}) > 1 else 0.0,
 }
 TOKEN_BUDGET = 8192
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A score: the metric's value, the mean cross-entropy (nats), S examples and their logits [S, K] float32."""
+    """A score: value of the metric, mean cross-entropy (nats), S examples, their logits [S, K] float32."""
 
     metric: str
     value: float

@@ -1,4 +1,4 @@
-"""A study from its study.yaml to a ranking: stages in order, each skipped where what it would write is there and current."""
+"""A study from its study.yaml to a ranking: stages in order, each skipped where its result is current."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ class Pipeline:
 
     @cached_property
     def model_fingerprint(self) -> str:
-        """The backbone's fingerprint, remembered in the study, so that a finished study is read without its model.
+        """The backbone's fingerprint, remembered so that a finished study is read without its model.
 
-        What is remembered holds for these settings and, of a local folder, for files of this size and time. A hub model
-        without a revision counts as unchanged.
+        What is remembered holds for these settings and, of a local folder, for files of this size and time. A
+        hub model without a revision counts as unchanged.
         """
         file, folder = self.study.path("backbone.json"), Path(self._model_name)
         files = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -117,9 +117,19 @@ class Pipeline:
         """The tuned prompts of these tasks (None: all), one for each seed."""
         names = self._chosen(tasks)
         self._check(names)
-        for name in names:
-            if name not in self._prompts:
-                self._prompts[name] = tuple(self._tuned(name, seed) for seed in self.settings.seeds)
+        missing = [
+            (name, seed) for name in names if name not in self._prompts for seed in self.settings.seeds
+        ]
+        steps = self.settings.tuning.steps
+        found: dict[str, list[SoftPrompt]] = {}
+        for number, (name, seed) in enumerate(missing):
+
+            def progress(done: int, _: int, text: str, before: int = number * steps) -> None:
+                self.progress("tune", before + done, len(missing) * steps, text)
+
+            found.setdefault(name, []).append(self._tuned(name, seed, progress))
+            progress(steps, steps, f"{name} seed {seed}")
+        self._prompts.update({name: tuple(several) for name, several in found.items()})
         return {name: self._prompts[name] for name in names}
 
     def extract(self, tasks: Sequence[str] | None = None) -> dict[str, Signature]:
@@ -208,7 +218,7 @@ class Pipeline:
         )
 
     def run(self) -> StudySummary:
-        """Every stage that is not finished: tune, extract, compare, measure and correlate where the head allows, rank."""
+        """Unfinished stages: tune, extract, compare; where the head allows measure and correlate; rank."""
         signatures = self.extract()
         self.compare()
         report = self.correlate() if self.measurable and len(signatures) > 1 else None
@@ -247,7 +257,7 @@ class Pipeline:
         if problems:
             raise TaskError("\n".join(problems))
 
-    def _tuned(self, name: str, seed: int) -> SoftPrompt:
+    def _tuned(self, name: str, seed: int, progress: Callable[[int, int, str], None]) -> SoftPrompt:
         folder, task, settings = self.study.prompt_folder(name, seed), self.task(name), self.settings
         inputs = {
             "model": self.model_fingerprint,
@@ -273,13 +283,14 @@ class Pipeline:
             max_length=settings.max_length,
             token_budget=settings.token_budget,
             folder=folder,
-            progress=lambda done, total, text: self.progress("tune", done, total, text),
+            progress=progress,
         )
         prompt.provenance["inputs"] = inputs  # type: ignore[index]
         save_prompt(prompt, folder, model=settings.model.name, kind=self.backbone.architecture.kind)
         scores = prompt.provenance["scores"]
         self.report(
-            f"tuned {name} seed {seed}: {scores['metric']} {scores['dev']:.3f} (majority class {scores['majority']:.3f})"
+            f"tuned {name} seed {seed}: {scores['metric']} {scores['dev']:.3f} "
+            f"(majority class {scores['majority']:.3f})"
         )
         return prompt
 

@@ -38,9 +38,9 @@ class Head:
 class SoftPrompt:
     """A tuned soft prompt.
 
-    ``rows`` [P', E] float32 are the virtual tokens (E: width of the input embeddings); the mask row of ``mask-first`` is
-    not among them. ``head`` is the classifier tuned with it, None for a verbalizer. ``provenance`` says what it was
-    made from: model, fingerprints, settings, scores.
+    ``rows`` [P', E] float32 are the virtual tokens (E: width of the input embeddings); the mask row of
+    ``mask-first`` is not among them. ``head`` is the classifier tuned with it, None for a verbalizer.
+    ``provenance`` says what it was made from: model, fingerprints, settings, scores.
     """
 
     rows: np.ndarray
@@ -58,7 +58,7 @@ class SoftPrompt:
 
 
 def save_prompt(prompt: SoftPrompt, folder: Path | str, *, model: str = "", kind: str = "encoder") -> Path:
-    """Write a PEFT prompt-tuning folder (loadable by ``peft`` where the template is ``prefix``) and its record."""
+    """Write a PEFT prompt-tuning folder and its record; ``peft`` itself loads it (as ``prefix``)."""
     folder = Path(folder)
     rows = np.ascontiguousarray(prompt.rows, dtype=np.float32)
     config = {
@@ -93,8 +93,9 @@ def save_prompt(prompt: SoftPrompt, folder: Path | str, *, model: str = "", kind
 def load_prompt(folder: Path | str) -> SoftPrompt:
     """Read a PEFT prompt-tuning (or P-tuning) folder, ours or anybody's.
 
-    The folder is untrusted: only JSON and safetensors are read, and shapes and finiteness are checked. PEFT saves two sets of
-    rows for an encoder-decoder and uses the first, before the encoder's input; so do we. Raises PromptError.
+    The folder is untrusted: only JSON and safetensors are read, and shapes and finiteness are checked. PEFT
+    saves two sets of rows for an encoder-decoder and uses the first, before the encoder's input; so do we.
+    Raises PromptError.
     """
     folder = Path(folder)
     config = _config(folder)

@@ -1,4 +1,4 @@
-"""The settings of a study, as its ``study.yaml`` has them: checked on reading, with the nearest name where one is wrong."""
+"""The settings of a study, as its ``study.yaml`` has them: checked on reading."""
 
 from __future__ import annotations
 
@@ -106,7 +106,10 @@ class StudySettings(Strict):
 
 
 def read_settings(path: Path | str) -> StudySettings:
-    """Read a ``study.yaml`` (safe YAML only). Raises StudyError with one line for each thing that is wrong."""
+    """Read a ``study.yaml`` (safe YAML only).
+
+    Raises StudyError with one line for each thing that is wrong.
+    """
     path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -372,7 +372,7 @@ def _encoder_layers(backbone: Backbone) -> set[int]:
 def _classes(train: Encoded, dev: Encoded) -> int:
     classes = int(max(train.labels.max(), dev.labels.max())) + 1
     for name, data in (("train", train), ("dev", dev)):
-        counts = np.bincount(data.labels, minlength=classes)
+        counts = np.bincount(data.labels[data.labels >= 0], minlength=classes)
         if data.labels.min() < 0 or classes < 2 or (counts == 0).any():
             raise TaskError(
                 f"{name} has {counts.tolist()} examples of the classes 0..{classes - 1}; predictivity needs at least two "

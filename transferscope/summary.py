@@ -14,7 +14,7 @@ from transferscope.signatures import Signature
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """One task: metric, dev score (mean and standard deviation over R seeds), majority class, first source by rank."""
+    """One task: metric, dev score (mean and sd over R seeds), majority class, the source ranked first."""
 
     task: str
     type: str | None

@@ -1,8 +1,8 @@
 """Where prompt rows stand beside the text, where the label is read, and which token stands for which class.
 
 ``mask-first``  ``[MASK] p1 .. pP-1 x``  encoders; read at the mask row (row 0), as in both seed papers
-``prefix``      ``p1 .. pP x``           any model, as PEFT does; read at the CLS row, the decoder start or the last row
-``suffix``      ``x p1 .. pP``           causal models; read at the last prompt row
+``prefix``      ``p1 .. pP x``           any model, as PEFT does; read at the CLS row, the decoder start or
+the last row ``suffix``      ``x p1 .. pP``           causal models; read at the last prompt row
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEADS = ("verbalizer", "classifier")
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts as token rows, right-padded: ids [B, T] int64, mask [B, T] int64 (1 = text), types [B, T] int64 or None.
+    """Texts as right-padded token rows: ids, mask (1 = text) and types (or None), each [B, T] int64.
 
     ``labels`` [B] int64 are class ids; ``index`` are the positions of the examples in their split.
     """
@@ -43,8 +43,8 @@ class Batch:
 class Placed:
     """Input rows of one batch: embeds [B, Q, E], mask [B, Q], types [B, Q] or None.
 
-    ``prompt`` picks the prompt rows (a slice, or row numbers [B, P] where they differ by example) and ``readout``
-    [B] is the row where the label is read (in the decoder, for an encoder-decoder).
+    ``prompt`` picks the prompt rows (a slice, or row numbers [B, P] where they differ by example) and
+    ``readout`` [B] is the row where the label is read (in the decoder, for an encoder-decoder).
     """
 
     embeds: Tensor
@@ -55,14 +55,14 @@ class Placed:
 
 
 def check(template: str, kind: str) -> str:
-    """The template's name, if it exists and fits this kind of model; otherwise TemplateError says which do."""
+    """The template's name, if it fits this kind of model; otherwise TemplateError says which do."""
     if template not in TEMPLATES:
         raise TemplateError(f"unknown template {template!r}. {suggest(template, TEMPLATES)}")
     if kind not in TEMPLATES[template]:
         fitting = [name for name, kinds in TEMPLATES.items() if kind in kinds]
         raise TemplateError(
-            f"template {template!r} does not fit a model of kind {kind!r}: it is for {' and '.join(TEMPLATES[template])} "
-            f"models. Use {' or '.join(fitting)}."
+            f"template {template!r} does not fit a model of kind {kind!r}: it is for "
+            f"{' and '.join(TEMPLATES[template])} models. Use {' or '.join(fitting)}."
         )
     return template
 
@@ -70,7 +70,7 @@ def check(template: str, kind: str) -> str:
 def place(
     template: str, kind: str, prompt: Tensor, text: Tensor, mask: Tensor, types: Tensor | None
 ) -> Placed:
-    """Put prompt rows [P, E] (mask row included where the template has one) beside text embeddings [B, T, E]."""
+    """Put prompt rows [P, E] (with the mask row, if there is one) beside text embeddings [B, T, E]."""
     size, rows = text.shape[0], prompt.shape[0]
     prompts = prompt.to(text.dtype).unsqueeze(0).expand(size, -1, -1)  # [B, P, E]
     ones, zeros = mask.new_ones(size, rows), mask.new_zeros(size, rows)
@@ -89,7 +89,8 @@ def place(
 
 
 def _after_text(prompts: Tensor, text: Tensor, mask: Tensor, types: Tensor | None) -> Placed:
-    # The prompt follows the last text token of each example, so padding stays at the right and changes nothing.
+    # The prompt follows the last text token of each example, so padding stays at the right and changes
+    # nothing.
     size, rows = prompts.shape[:2]
     lengths = mask.sum(dim=1)
     key = torch.cat([2 * (1 - mask), mask.new_ones(size, rows)], dim=1)  # text 0, prompt 1, padding 2
@@ -105,7 +106,8 @@ def _after_text(prompts: Tensor, text: Tensor, mask: Tensor, types: Tensor | Non
 def probed(template: str, kind: str, rows: str) -> str:
     """Which rows of a stack are recorded: ``prompt`` or ``readout``.
 
-    The prompt rows of a causal prefix come before the text and never see it, so there the readout row is probed.
+    The prompt rows of a causal prefix come before the text and never see it, so there the readout row is
+    probed.
     """
     return "readout" if kind == "decoder" and template == "prefix" else rows
 
@@ -115,9 +117,9 @@ def label_word_ids(
 ) -> list[int]:
     """The token id of each label word, one a class.
 
-    A word is tried as it follows a space (byte-level and sentencepiece vocabularies), then as it is; a word that
-    starts with a space is taken exactly so. Raises TemplateError for a word of several tokens (with its pieces), an
-    unknown word, and two classes with the same token.
+    A word is tried as it follows a space (byte-level and sentencepiece vocabularies), then as it is; a word
+    that starts with a space is taken exactly so. Raises TemplateError for a word of several tokens (with its
+    pieces), an unknown word, and two classes with the same token.
     """
     ids: list[int] = []
     for word, label in zip(words, labels, strict=True):
@@ -144,8 +146,8 @@ def _word_id(tokenizer: Any, word: str, label: str, task: str) -> int:
     if not single:
         shown = " + ".join(repr(token) for token in tokenizer.convert_ids_to_tokens(min(pieces, key=len)))
         raise TemplateError(
-            f"task {task!r}: the label word {word!r} of {label!r} is {min(map(len, pieces))} tokens ({shown}); "
-            "a label word must be one token of the model's vocabulary: choose another word"
+            f"task {task!r}: the label word {word!r} of {label!r} is {min(map(len, pieces))} tokens "
+            f"({shown}); a label word must be one token of the model's vocabulary: choose another word"
         )
     raise TemplateError(
         f"task {task!r}: the label word {word!r} of {label!r} is not in the model's vocabulary"

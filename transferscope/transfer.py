@@ -1,4 +1,7 @@
-"""Measured transfer: source prompts on target tasks -> TransferMatrix. Here: zero-shot, with the target's label words."""
+"""Measured transfer: source prompts on target tasks -> TransferMatrix.
+
+Here: zero-shot, with the target's label words.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,9 @@ Progress = Callable[[int, int, str], None]
 class TransferMatrix:
     """Performance of source prompts on target tasks.
 
-    ``values`` [S, T] float64 is the mean over the R seeds of the source's prompts in ``per_seed`` [R, S, T] (NaN where not
-    measured); a column's metric is ``metrics[target]``. Performance of a target's own prompt is on the diagonal.
+    ``values`` [S, T] float64 is the mean over the R seeds of the source's prompts in ``per_seed`` [R, S, T]
+    (NaN where not measured); a column's metric is ``metrics[target]``. Performance of a target's own prompt
+    is on the diagonal.
     """
 
     protocol: str
@@ -53,7 +57,10 @@ def zero_shot_column(
     token_budget: int = 8192,
     progress: Progress | None = None,
 ) -> dict[tuple[str, int], float]:
-    """Every source prompt on one target: {(source, seed): value}. The dev split is tokenised once for each number of rows."""
+    """Every source prompt on one target: {(source, seed): value}.
+
+    The dev split is tokenised once for each number of rows.
+    """
     if target.words is None:
         raise InputError(
             f"task {target.name!r} has no label words: zero-shot transfer needs a verbalizer head"
@@ -86,7 +93,10 @@ def zero_shot(
     targets: Mapping[str, Task],
     **options: Any,
 ) -> TransferMatrix:
-    """Every source prompt, unchanged, on every target with the target's label words (Su et al. 2022, sec. 4)."""
+    """Every source prompt, unchanged, on every target with the target's label words (Su et al.
+
+    2022, sec. 4).
+    """
     rows = [
         {
             "protocol": ZERO_SHOT,
@@ -116,7 +126,10 @@ def to_rows(matrix: TransferMatrix) -> Iterator[tuple[str, str, str, int, str, f
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]]) -> list[TransferMatrix]:
-    """Matrices, one a protocol, from long rows with the keys COLUMNS. Raises InputError for a cell given twice."""
+    """Matrices, one a protocol, from long rows with the keys COLUMNS.
+
+    Raises InputError for a cell given twice.
+    """
     by_protocol: dict[str, dict[tuple[int, str, str], float]] = {}
     metrics: dict[str, str] = {}
     for row in rows:
@@ -152,7 +165,7 @@ def _matrix(
 
 @dataclass(frozen=True)
 class TypeMeans:
-    """Mean transfer between different tasks of the same type and of different types, with the number of cells of each.
+    """Mean transfer between different tasks, of the same and of different types, and how many cells of each.
 
     ``relative`` means divide each cell by the target's own prompt's performance.
     """

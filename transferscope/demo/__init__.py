@@ -1,1 +1,1 @@
-"""The embedded default: a tiny masked language model and eight tasks, made by one text generator, shipped together."""
+"""The embedded default: a tiny masked language model and eight tasks, made by one text generator."""

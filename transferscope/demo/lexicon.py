@@ -1,4 +1,4 @@
-"""The words of the demo's small world: domains, verdicts, and the phrases that tie them together (data only)."""
+"""The words of the demo's small world: domains, verdicts, and the phrases around them (data only)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,14 @@ DOMAINS: dict[str, Domain] = {
         _domain(
             "food",
             actors="waiter cook baker butcher diner barista",
-            deeds="baked: cake pie bun; peeled: onion potato pumpkin; roasted: chicken potato pumpkin; served: omelette pie chicken cake; sliced: onion cake pie bun; fried: omelette onion potato",
+            deeds=(
+                "baked: cake pie bun; "
+                "peeled: onion potato pumpkin; "
+                "roasted: chicken potato pumpkin; "
+                "served: omelette pie chicken cake; "
+                "sliced: onion cake pie bun; "
+                "fried: omelette onion potato"
+            ),
             places="kitchen bakery cafe restaurant",
             aspects="soup stew dessert salad coffee sauce",
             praise="delicious tasty crisp juicy creamy tender",
@@ -43,7 +50,14 @@ DOMAINS: dict[str, Domain] = {
         _domain(
             "film",
             actors="actor director stuntman producer cameraman critic",
-            deeds="filmed: stunt scene comedy western; rehearsed: scene stunt comedy; edited: trailer scene thriller; directed: comedy western thriller; screened: cartoon western trailer; dubbed: cartoon comedy thriller",
+            deeds=(
+                "filmed: stunt scene comedy western; "
+                "rehearsed: scene stunt comedy; "
+                "edited: trailer scene thriller; "
+                "directed: comedy western thriller; "
+                "screened: cartoon western trailer; "
+                "dubbed: cartoon comedy thriller"
+            ),
             places="cinema studio theatre festival",
             aspects="plot ending dialogue script acting sequel",
             praise="gripping moving clever witty touching original",
@@ -52,7 +66,14 @@ DOMAINS: dict[str, Domain] = {
         _domain(
             "hotels",
             actors="porter maid receptionist guest tourist doorman",
-            deeds="booked: suite cabin apartment; unlocked: suite wardrobe cabin; cleaned: apartment wardrobe bathtub mattress; furnished: suite apartment cabin; rented: apartment cabin; carried: suitcase mattress pillow",
+            deeds=(
+                "booked: suite cabin apartment; "
+                "unlocked: suite wardrobe cabin; "
+                "cleaned: apartment wardrobe bathtub mattress; "
+                "furnished: suite apartment cabin; "
+                "rented: apartment cabin; "
+                "carried: suitcase mattress pillow"
+            ),
             places="lobby resort hostel lounge",
             aspects="room bed bathroom view balcony corridor",
             praise="spotless cosy spacious comfortable sunny peaceful",
@@ -61,7 +82,14 @@ DOMAINS: dict[str, Domain] = {
         _domain(
             "gadgets",
             actors="engineer programmer inventor technician designer hacker",
-            deeds="installed: router printer sensor server; charged: phone robot laptop; programmed: robot sensor laptop server; repaired: laptop phone printer robot; upgraded: server phone router laptop; tested: printer sensor router",
+            deeds=(
+                "installed: router printer sensor server; "
+                "charged: phone robot laptop; "
+                "programmed: robot sensor laptop server; "
+                "repaired: laptop phone printer robot; "
+                "upgraded: server phone router laptop; "
+                "tested: printer sensor router"
+            ),
             places="laboratory workshop office factory",
             aspects="screen battery keyboard software camera charger",
             praise="fast reliable sleek sturdy handy responsive",
@@ -70,7 +98,14 @@ DOMAINS: dict[str, Domain] = {
         _domain(
             "sport",
             actors="goalkeeper coach striker referee runner captain",
-            deeds="kicked: ball penalty; scored: goal penalty point; defended: goal title trophy; tackled: rival opponent; collected: medal trophy point; chased: ball rival opponent",
+            deeds=(
+                "kicked: ball penalty; "
+                "scored: goal penalty point; "
+                "defended: goal title trophy; "
+                "tackled: rival opponent; "
+                "collected: medal trophy point; "
+                "chased: ball rival opponent"
+            ),
             places="stadium gym arena field",
             aspects="match team defence game season attack",
             praise="thrilling fearless skilful quick tireless unbeaten",
@@ -79,7 +114,14 @@ DOMAINS: dict[str, Domain] = {
         _domain(
             "music",
             actors="singer drummer pianist composer violinist conductor",
-            deeds="recorded: song melody symphony anthem; tuned: guitar piano harp; performed: symphony song anthem waltz; composed: melody waltz symphony; hummed: melody song waltz; strummed: guitar harp",
+            deeds=(
+                "recorded: song melody symphony anthem; "
+                "tuned: guitar piano harp; "
+                "performed: symphony song anthem waltz; "
+                "composed: melody waltz symphony; "
+                "hummed: melody song waltz; "
+                "strummed: guitar harp"
+            ),
             places="opera club ballroom bandstand",
             aspects="concert voice chorus album rhythm band",
             praise="tuneful lively soulful catchy graceful harmonious",
@@ -88,7 +130,14 @@ DOMAINS: dict[str, Domain] = {
         _domain(
             "sea",
             actors="sailor fisherman pirate diver admiral lifeguard",
-            deeds="anchored: boat raft ferry yacht; sailed: boat yacht raft; rowed: boat raft canoe; steered: ferry yacht boat; moored: canoe ferry yacht; mended: net sail raft",
+            deeds=(
+                "anchored: boat raft ferry yacht; "
+                "sailed: boat yacht raft; "
+                "rowed: boat raft canoe; "
+                "steered: ferry yacht boat; "
+                "moored: canoe ferry yacht; "
+                "mended: net sail raft"
+            ),
             places="harbour port bay lagoon",
             aspects="voyage crew deck hull cruise current",
             praise="calm smooth seaworthy breezy sheltered swift",
@@ -97,7 +146,14 @@ DOMAINS: dict[str, Domain] = {
         _domain(
             "law",
             actors="judge lawyer policeman detective sheriff witness",
-            deeds="arrested: suspect burglar smuggler gangster; questioned: suspect prisoner smuggler; accused: suspect gangster burglar forger; jailed: burglar gangster smuggler; sentenced: forger prisoner burglar; released: prisoner suspect forger",
+            deeds=(
+                "arrested: suspect burglar smuggler gangster; "
+                "questioned: suspect prisoner smuggler; "
+                "accused: suspect gangster burglar forger; "
+                "jailed: burglar gangster smuggler; "
+                "sentenced: forger prisoner burglar; "
+                "released: prisoner suspect forger"
+            ),
             places="court prison station cell",
             aspects="trial verdict alibi evidence jury testimony",
             praise="fair honest just solid convincing thorough",
@@ -106,7 +162,14 @@ DOMAINS: dict[str, Domain] = {
         _domain(
             "school",
             actors="teacher pupil student professor tutor librarian",
-            deeds="studied: poem textbook lesson; copied: essay poem equation; learned: poem lesson; explained: equation riddle lesson textbook; graded: essay exam; solved: equation riddle exam",
+            deeds=(
+                "studied: poem textbook lesson; "
+                "copied: essay poem equation; "
+                "learned: poem lesson; "
+                "explained: equation riddle lesson textbook; "
+                "graded: essay exam; "
+                "solved: equation riddle exam"
+            ),
             places="classroom library college schoolyard",
             aspects="lecture course homework seminar class chapter",
             praise="inspiring clear helpful instructive engaging lucid",
@@ -115,7 +178,14 @@ DOMAINS: dict[str, Domain] = {
         _domain(
             "medicine",
             actors="doctor nurse surgeon dentist orderly chemist",
-            deeds="treated: wound fever infection cough; bandaged: wound fracture finger; examined: tooth wound finger; cured: fever infection cough allergy; diagnosed: fracture allergy infection fever; pulled: tooth finger",
+            deeds=(
+                "treated: wound fever infection cough; "
+                "bandaged: wound fracture finger; "
+                "examined: tooth wound finger; "
+                "cured: fever infection cough allergy; "
+                "diagnosed: fracture allergy infection fever; "
+                "pulled: tooth finger"
+            ),
             places="hospital clinic ward pharmacy",
             aspects="treatment operation therapy recovery remedy diet",
             praise="painless effective gentle safe soothing healing",
@@ -124,7 +194,13 @@ DOMAINS: dict[str, Domain] = {
         _domain(
             "gardens",
             actors="gardener florist beekeeper botanist landscaper neighbour",
-            deeds="planted: rose hedge tulip bush vine; watered: lawn tulip rose bush; trimmed: hedge lawn bush vine; picked: apple tulip rose; pruned: hedge vine rose bush",
+            deeds=(
+                "planted: rose hedge tulip bush vine; "
+                "watered: lawn tulip rose bush; "
+                "trimmed: hedge lawn bush vine; "
+                "picked: apple tulip rose; "
+                "pruned: hedge vine rose bush"
+            ),
             places="greenhouse park orchard backyard",
             aspects="flower tree soil blossom harvest fruit",
             praise="blooming fragrant colourful lush ripe healthy",
@@ -133,7 +209,14 @@ DOMAINS: dict[str, Domain] = {
         _domain(
             "travel",
             actors="pilot driver passenger hiker explorer guide",
-            deeds="boarded: train plane bus; crossed: bridge desert border mountain; visited: castle desert; missed: train plane bus; climbed: mountain tower castle; photographed: castle tower bridge desert mountain",
+            deeds=(
+                "boarded: train plane bus; "
+                "crossed: bridge desert border mountain; "
+                "visited: castle desert; "
+                "missed: train plane bus; "
+                "climbed: mountain tower castle; "
+                "photographed: castle tower bridge desert mountain"
+            ),
             places="airport village valley terminal",
             aspects="journey flight trip tour route ride",
             praise="scenic relaxing punctual carefree memorable easy",
@@ -142,15 +225,15 @@ DOMAINS: dict[str, Domain] = {
     )
 }
 
-# Near synonyms, used in the same places: what a prompt learns for one of them, it learns for all of one column.
-GOOD = tuple("good great excellent wonderful lovely superb positive fantastic".split())
-BAD = tuple("bad terrible poor awful horrible dreadful negative dismal".split())
-MATCH = tuple("yes true same right".split())
-MISMATCH = tuple("no false different wrong".split())
+# Near synonyms, used in the same places: a prompt that brings out one of them brings out the others.
+GOOD = ("good", "great", "excellent", "wonderful", "lovely", "superb", "positive", "fantastic")
+BAD = ("bad", "terrible", "poor", "awful", "horrible", "dreadful", "negative", "dismal")
+MATCH = ("yes", "true", "same", "right")
+MISMATCH = ("no", "false", "different", "wrong")
 
 TOPICS = tuple(DOMAINS)
 
-# Sentences that hold a verdict; {w} is its word. Half begin with it, so that position 0 is a place for a verdict too.
+# Sentences that hold a verdict, {w}. Half begin with it, so that a verdict may stand at position 0 too.
 OPINION_VERDICTS = (
     "{w} is my verdict .",
     "{w} is how i would rate it .",
@@ -182,11 +265,18 @@ MATCH_VERDICTS = (
     "mark for both : {w} .",
 )
 
-PEOPLE = tuple("my sister|my brother|our friend anna|old tom|a friend|my aunt|uncle ben".split("|"))
-TIMES = tuple(
-    "on monday|on friday|last week|in the morning|at night|after lunch|in summer|yesterday|on sunday|last year".split(
-        "|"
-    )
+PEOPLE = ("my sister", "my brother", "our friend anna", "old tom", "a friend", "my aunt", "uncle ben")
+TIMES = (
+    "on monday",
+    "on friday",
+    "last week",
+    "in the morning",
+    "at night",
+    "after lunch",
+    "in summer",
+    "yesterday",
+    "on sunday",
+    "last year",
 )
 OPENERS = (
     "hello ,",

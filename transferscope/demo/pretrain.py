@@ -1,4 +1,4 @@
-"""Makes demo/model: a small BERT pre-trained by masked-language modelling on the demo's own text. Seeded; minutes on one core.
+"""Makes demo/model: a small BERT pre-trained by masked-language modelling on the generator's text, seeded.
 
 python -m transferscope.demo.pretrain [--out DIR] [--steps N] [--seed N] [--threads N]
 """
@@ -30,7 +30,7 @@ Batch = dict[str, torch.Tensor]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the world's vocabulary that frames text as BERT does: [CLS] a [SEP] b [SEP]."""
+    """A word-level tokenizer of the world's vocabulary; frames text as BERT does: [CLS] a [SEP] b [SEP]."""
     ids = {word: index for index, word in enumerate([*SPECIAL, *world.vocabulary()])}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -41,7 +41,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         special_tokens=[(name, ids[name]) for name in ("[CLS]", "[SEP]")],
     )
     named = {f"{name[1:-1].lower()}_token": name for name in SPECIAL}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_POSITIONS, **named)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_POSITIONS,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **named,
+    )
 
 
 def build_model(vocabulary: int, layers: int, hidden: int) -> BertForMaskedLM:
@@ -62,7 +67,7 @@ def build_model(vocabulary: int, layers: int, hidden: int) -> BertForMaskedLM:
 
 
 def senses(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """For each token id (int64) the sense it has as a verdict: 0 none, 1 good, 2 bad, 3 match, 4 mismatch, then topics."""
+    """Each token id's sense as a verdict (int64): 0 none, 1 good, 2 bad, 3 match, 4 mismatch, then topics."""
     groups = (
         lexicon.GOOD,
         lexicon.BAD,
@@ -77,7 +82,10 @@ def senses(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
 
 
 def rows(tokenizer: PreTrainedTokenizerFast, passages: list[world.Passage]) -> list[Row]:
-    """For each passage its token ids (note, [CLS], text, [SEP], pair, [SEP]), token types, and 1 where a verdict stands."""
+    """For each passage its token ids, token types, and 1 where a verdict stands.
+
+    The order is note, [CLS], text, [SEP], and for a pair its second text, [SEP].
+    """
     ids = tokenizer.get_vocab()
     found = []
     for passage in passages:
@@ -94,9 +102,10 @@ def rows(tokenizer: PreTrainedTokenizerFast, passages: list[world.Passage]) -> l
 def company(
     tokenizer: PreTrainedTokenizerFast, rng: Random, width: int, passages: int = 20_000
 ) -> torch.Tensor:
-    """Unit vectors [vocabulary, width] float32 from the company words keep: positive pointwise mutual information, by SVD.
+    """Unit vectors [vocabulary, width] float32 from the company words keep.
 
-    As first embeddings they spare the model the long plateau before it finds out which words belong together.
+    They are the SVD of positive pointwise mutual information. As first embeddings they spare the model the
+    long plateau before it finds out which words belong together.
     """
     size = len(tokenizer)
     seen = np.zeros((passages, size), dtype=np.float32)
@@ -125,8 +134,10 @@ def batches(tokenizer: PreTrainedTokenizerFast, rng: Random, size: int) -> Itera
 
 
 def mask(chunk: list[Row], rng: np.random.Generator, vocabulary: int, mask_id: int) -> Batch:
-    """Pad and mask. Chosen are verdicts three times in four and other words 15 times in 100; of these 85 in 100 become
-    [MASK], 5 a random word, 10 stay. ``labels`` holds -100 where nothing was chosen."""
+    """Pad and mask. Chosen are 75 in 100 verdicts and 15 in 100 other words; ``labels`` is -100 elsewhere.
+
+    Of those chosen 85 in 100 become [MASK], 5 a random word, 10 stay.
+    """
     length = max(len(ids) for ids, _, _ in chunk)
     ids, types, marks = (
         np.array([row[part] + [0] * (length - len(row[part])) for row in chunk]) for part in range(3)
@@ -146,8 +157,10 @@ def mask(chunk: list[Row], rng: np.random.Generator, vocabulary: int, mask_id: i
 
 
 def loss_of(model: BertForMaskedLM, batch: Batch, sense: torch.Tensor) -> tuple[torch.Tensor, list[float]]:
-    """Cross-entropy at the chosen places, verdicts counted twice; and of verdicts the share whose sense was found, by kind
-    (opinion, topic, pair; NaN where a batch has none). Logits are computed at the chosen places only."""
+    """Cross-entropy at the chosen places, verdicts twice as heavy; and how often a verdict's sense was found.
+
+    The shares are of opinion, topic and pair verdicts; NaN where a batch has none.
+    """
     hidden = model.bert(
         batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
     ).last_hidden_state

@@ -28,7 +28,7 @@ TUNING = {"rows": 15, "steps": 150, "learning_rate": 0.02, "evaluate_every": 50,
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found; everything in it was measured in this run (or, where stages were finished, in an earlier one)."""
+    """What the demo found: all of it measured, in this run or an earlier one that it went on with."""
 
     folder: Path
     seconds: float
@@ -47,9 +47,10 @@ def run_demo(
     progress: Progress | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Demo:
-    """Write the demo's study into ``out``, run all of it, and rank sources for its first task. Needs no network.
+    """Write the demo's study into ``out``, run it, and rank sources for its first task. Needs no network.
 
-    A folder that holds this study already is gone on with; any other folder with something in it is refused (StudyError).
+    A folder that holds this study already is gone on with; any other folder with something in it is refused
+    (StudyError).
     """
     began = clock()
     folder = Path(out or DEFAULT_FOLDER)

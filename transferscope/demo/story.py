@@ -28,8 +28,9 @@ def tell(demo: Demo, width: int | None = None) -> str:
 def _what_happened(demo: Demo) -> str:
     tasks, seeds = demo.summary.tasks, demo.summary.tasks[0].seeds
     return (
-        f"A small masked language model stayed frozen while {len(tasks) * seeds} soft prompts were tuned: {len(tasks)} tasks, "
-        f"{seeds} seeds each.\nThen: neuron signatures extracted, tasks compared, transfer measured, sources ranked. "
+        f"A small masked language model stayed frozen while {len(tasks) * seeds} soft prompts were tuned: "
+        f"{len(tasks)} tasks, {seeds} seeds each.\n"
+        "Then: neuron signatures extracted, tasks compared, transfer measured, sources ranked. "
         f"{demo.seconds:.0f} s."
     )
 
@@ -37,11 +38,11 @@ def _what_happened(demo: Demo) -> str:
 def _transfer(demo: Demo) -> str:
     means = demo.means
     return (
-        "Measured zero-shot transfer (a source's prompt, unchanged, on another task with that task's label words):\n"
-        f"  within a family  {means.same:.3f}   ({means.same_relative:.0%} of the target's own prompt, mean of "
-        f"{means.same_cells} pairs)\n"
-        f"  across families  {means.different:.3f}   ({means.different_relative:.0%} of the target's own prompt, mean of "
-        f"{means.different_cells} pairs)"
+        "Measured zero-shot transfer (a source's prompt, unchanged, on another task with its label words):\n"
+        f"  within a family  {means.same:.3f}   ({means.same_relative:.0%} of the target's own prompt, "
+        f"mean of {means.same_cells} pairs)\n"
+        f"  across families  {means.different:.3f}   ({means.different_relative:.0%} of the target's own "
+        f"prompt, mean of {means.different_cells} pairs)"
     )
 
 
@@ -60,7 +61,7 @@ def _agreement(demo: Demo, width: int | None) -> str:
 
 
 def _left_out(found: Sequence[Score], shown: Sequence[Score]) -> tuple[str, ...]:
-    few = "Few tasks: wide intervals. Whether an indicator works on your model and tasks has to be measured there."
+    few = "Few tasks, wide intervals: how an indicator does on your model and tasks has to be measured there."
     if len(found) == len(shown):
         return (few,)
     return (
@@ -81,10 +82,10 @@ def _next(demo: Demo) -> str:
     folder = demo.folder
     another = demo.summary.tasks[-1].task
     return (
-        f"Everything is in {folder}/ : study.yaml, prompts/ (PEFT folders), signatures/, indicators.csv, transfer.csv,\n"
-        "correlation.json. Go on with:\n"
+        f"Everything is in {folder}/ : study.yaml, prompts/ (PEFT folders), signatures/, indicators.csv,\n"
+        "transfer.csv, correlation.json. Go on with:\n"
         f"  transferscope rank {another} --study {folder}\n"
         f"  transferscope compare --study {folder} --indicator on --format csv\n"
         "  transferscope rank MY_ADAPTER --prompts MY_ADAPTERS    (your own PEFT prompts, no data needed)\n"
-        f"  your own model and tasks: copy {folder}/study.yaml, edit model and tasks, and `transferscope run` it"
+        f"  your own model and tasks: edit model and tasks in a copy of {folder}/study.yaml, `transferscope run` it"
     )

@@ -1,4 +1,4 @@
-"""Eight small tasks told by the demo's text generator: three of opinion, three of topic, two of pairs of sentences."""
+"""Eight small tasks told by the demo's text generator: three of opinion, three of topic, two of pairs."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ def _food_review(rng: Random, label: int) -> Texts:
 
 
 def _film_talk(rng: Random, label: int) -> Texts:
-    return (
-        f"i was there with {rng.choice(lexicon.PEOPLE)} , and listen : {world.opinion(rng, 'film', label == 1)} .",
-    )
+    opinion = world.opinion(rng, "film", label == 1)
+    return (f"i was there with {rng.choice(lexicon.PEOPLE)} , and listen : {opinion} .",)
 
 
 def _guest_book(rng: Random, label: int) -> Texts:
@@ -62,18 +61,20 @@ def _call(rng: Random, label: int) -> Texts:
     return (f"hello , i am calling because {world.event(rng, CALLS[label]).tell(rng)} . please call back .",)
 
 
-def _events(rng: Random, topics: tuple[str, ...], same: bool) -> tuple[world.Event, world.Event]:
+def _same_story(rng: Random, label: int) -> Texts:
+    topics = ("sport", "sea", "gardens", "music")
     first = world.event(rng, rng.choice(topics))
-    return first, first if same else world.event(rng, first.domain, unlike=first)
-
-
-def _same_event(rng: Random, label: int) -> Texts:
-    first, second = _events(rng, ("sport", "sea", "gardens", "music"), label == 1)
+    if label == 1:
+        second = world.event(rng, first.domain, actor=first.actor)
+    else:
+        second = world.event(rng, world.elsewhere(rng, first.domain, topics))
     return first.tell(rng, "active"), second.tell(rng, "passive")
 
 
 def _hearsay(rng: Random, label: int) -> Texts:
-    first, second = _events(rng, ("law", "food", "gadgets", "school"), label == 1)
+    topics = ("law", "food", "gadgets", "school")
+    first = world.event(rng, rng.choice(topics))
+    second = first if label == 1 else world.event(rng, world.elsewhere(rng, first.domain, topics))
     return f"report : {first.tell(rng, 'passive')}", f"they say that {second.tell(rng, 'active')}"
 
 
@@ -87,15 +88,15 @@ RECIPES = (
     Recipe("news_desk", "topic", NEWS, NEWS, _news, "which desk does the news item belong to?"),
     Recipe("letters", "topic", LETTERS, LETTERS, _letter, "what is the letter about?"),
     Recipe("phone_calls", "topic", CALLS, CALLS, _call, "where should the call be put through to?"),
-    Recipe("same_event", "pair", ("other", "same"), ("different", "same"), _same_event,
-           "do both sentences tell one event?"),
+    Recipe("same_story", "pair", ("other", "same"), ("different", "same"), _same_story,
+           "are both sentences of one story?"),
     Recipe("hearsay", "pair", ("unfounded", "founded"), ("false", "true"), _hearsay,
            "does the report bear out what they say?"),
 )  # fmt: skip
 
 
 def make(recipe: Recipe, seed: int = 0) -> Task:
-    """One task: TRAIN and DEV examples, no text twice, the classes in turn (so each split is balanced), shuffled."""
+    """One task: TRAIN and DEV examples, no text twice, each split balanced and shuffled."""
     rng = Random(f"{recipe.name} {seed}")
     seen: set[Texts] = set()
     found: list[Example] = []

@@ -1,4 +1,4 @@
-"""The demo's text generator: sentences of a small world, and passages with verdicts on them to pre-train on."""
+"""The demo's text generator: sentences of a small world, and passages to pre-train on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ARTICLE = re.compile(r"\ba(?= [aeiou])")
 
 @dataclass(frozen=True)
 class Passage:
-    """Text to pre-train on: a note that stands before [CLS] (or is empty), one text or two, and its verdict words."""
+    """Text to pre-train on: a note for before [CLS] (or none), one text or two, and its verdict words."""
 
     note: str
     text: str
@@ -84,13 +84,16 @@ _OPINIONS = (
 _VERY = ("very", "really", "rather", "truly", "so")
 
 
-def event(rng: Random, domain: str, *, unlike: Event | None = None) -> Event:
-    """A random event of ``domain``; with ``unlike``, one of another actor and another thing."""
+def event(rng: Random, domain: str, *, actor: str | None = None) -> Event:
+    """A random event of ``domain``, the deed of ``actor`` if one is given."""
     words = DOMAINS[domain]
-    actor, thing = (unlike.actor, unlike.thing) if unlike else ("", "")
-    actors = [word for word in words.actors if word != actor]
-    deeds = [(verb, word) for verb, things in words.deeds.items() for word in things if word != thing]
-    return Event(domain, rng.choice(actors), *rng.choice(deeds), rng.choice(words.places))
+    deeds = [(verb, thing) for verb, things in words.deeds.items() for thing in things]
+    return Event(domain, actor or rng.choice(words.actors), *rng.choice(deeds), rng.choice(words.places))
+
+
+def elsewhere(rng: Random, domain: str, among: Sequence[str] = lexicon.TOPICS) -> str:
+    """One of the domains ``among``, other than ``domain``."""
+    return rng.choice([topic for topic in among if topic != domain])
 
 
 def opinion(rng: Random, domain: str, good: bool) -> str:
@@ -114,8 +117,8 @@ def remark(rng: Random) -> str:
 
 
 def passage(rng: Random) -> Passage:
-    """One passage of the pre-training text, its verdict before the text, after it, or in a note of its own."""
-    return _paired(rng) if rng.random() < 0.4 else _single(rng)
+    """One passage of the pre-training text, its verdict before the text, after it, or in a note."""
+    return _paired(rng) if rng.random() < 0.45 else _single(rng)
 
 
 def _single(rng: Random) -> Passage:
@@ -144,9 +147,13 @@ def _single(rng: Random) -> Passage:
 
 
 def _paired(rng: Random) -> Passage:
+    """Two sentences of one story (an event told again, or the next deed of its actor), or of two."""
     domain, same = rng.choice(lexicon.TOPICS), rng.random() < 0.5
     first = event(rng, domain)
-    second = first if same else event(rng, domain, unlike=first)
+    if same:
+        second = first if rng.random() < 0.5 else event(rng, domain, actor=first.actor)
+    else:
+        second = event(rng, elsewhere(rng, domain))
     opener = rng.choice(lexicon.OPENERS) + " " if rng.random() < 0.3 else ""
     word = rng.choice(lexicon.MATCH if same else lexicon.MISMATCH)
     verdict = fill(rng, rng.choice(lexicon.MATCH_VERDICTS), w=word)
@@ -154,13 +161,15 @@ def _paired(rng: Random) -> Passage:
 
 
 def _place(rng: Random, verdict: str, text: str, pair: str | None, words: tuple[str, ...]) -> Passage:
+    """The verdict in a note (with remarks around it), or in front of the text, or behind it."""
     where = rng.random()
-    if where < 0.5:
-        fillers = [remark(rng) + " ." for _ in range(rng.choice((0, 0, 1, 2)))]
-        return Passage(" ".join([verdict, *fillers]), text, pair, words)
+    if where < 0.55:
+        before, after = ([remark(rng) + " ." for _ in range(rng.choice((0, 0, 1, 2)))] for _ in range(2))
+        note = [*before[:1], verdict, *after] if rng.random() < 0.5 else [verdict, *after]
+        return Passage(" ".join(note), text, pair, words)
     if where < 0.75:
         return Passage("", f"{verdict} {text}", pair, words)
-    return Passage("", text if pair else f"{text} {verdict}", f"{pair} {verdict}" if pair else None, words)
+    return Passage("", text if pair else f"{text} {verdict}", f"{pair} . {verdict}" if pair else None, words)
 
 
 def vocabulary() -> list[str]:

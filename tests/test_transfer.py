@@ -1,0 +1,225 @@
+"""Zero-shot transfer equals each prompt evaluated by hand; long rows go round; no cell is given twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from transferscope import transfer
+from transferscope.errors import BackboneError, InputError
+from transferscope.models import wrap
+from transferscope.prompts import SoftPrompt
+from transferscope.tasks import Example, Task
+from transferscope.transfer import COLUMNS, TransferMatrix, from_rows, to_rows, zero_shot, zero_shot_column
+
+FILL = ["movie", "film", "plot", "story", "food", "the", "a", "was", "very", "it"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # these models are too small for more
+    yield
+    torch.set_num_threads(before)
+
+
+def task(name: str, words: tuple[str, ...], seed: int, **fields: Any) -> Task:
+    rng = np.random.default_rng(seed)
+    examples = tuple(
+        Example(" ".join(rng.choice(FILL, rng.integers(1, 9))), None, i % len(words)) for i in range(24)
+    )
+    labels = tuple(f"class {k}" for k in range(len(words)))
+    return Task(name, examples, examples[:21], labels, words, **fields)
+
+
+def prompts(
+    name: str, seeds: tuple[int, ...], rows: int = 2, template: str = "mask-first"
+) -> list[SoftPrompt]:
+    made = []
+    for seed in seeds:
+        rng = np.random.default_rng([seed, len(name)])
+        made.append(
+            SoftPrompt((0.3 * rng.standard_normal((rows, 16))).astype(np.float32), name, seed, template)
+        )
+    return made
+
+
+TARGETS = {
+    "mood": task("mood", ("good", "bad"), 0),
+    "topic": task("topic", ("world", "sports", "science"), 1, metric="macro_f1"),
+}
+SOURCES = {"mood": prompts("mood", (3, 1)), "other": prompts("other", (1, 3), rows=4, template="prefix")}
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Any:
+    return wrap(tiny.model("bert"), tiny.tokenizer("bert"), "tiny")
+
+
+@pytest.fixture(scope="module")
+def measured(backbone: Any) -> TransferMatrix:
+    return zero_shot(backbone, SOURCES, TARGETS)
+
+
+def by_hand(backbone: Any, prompt: SoftPrompt, target: Task) -> tuple[list[int], list[int]]:
+    """Predictions of the stock model with its whole LM head, one example at a time."""
+    tokenizer, model = backbone.tokenizer, backbone.model
+    words = tokenizer.convert_tokens_to_ids(list(target.words or ()))
+    table = model.get_input_embeddings().weight
+    rows = torch.from_numpy(prompt.rows)
+    if prompt.template == "mask-first":
+        rows = torch.cat([table[[tokenizer.mask_token_id]], rows])
+    readout = 0 if prompt.template == "mask-first" else len(rows)
+    found = []
+    for example in target.dev:
+        embeds = torch.cat([rows, table[tokenizer(example.text)["input_ids"]]]).unsqueeze(0)
+        with torch.no_grad():
+            logits = model(inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2])).logits
+        found.append(int(logits[0, readout, words].argmax()))
+    return found, [example.label for example in target.dev]
+
+
+def macro_f1(found: list[int], labels: list[int]) -> float:
+    scores = []
+    for label in sorted({*found, *labels}):
+        both = sum(f == label and y == label for f, y in zip(found, labels, strict=True))
+        scores.append(2 * both / (found.count(label) + labels.count(label)))
+    return sum(scores) / len(scores)
+
+
+# Zero-shot.
+
+
+def test_zero_shot_is_each_prompt_by_hand(backbone: Any, measured: TransferMatrix) -> None:
+    values = set()
+    for source, several in SOURCES.items():
+        for prompt in several:
+            for name, target in TARGETS.items():
+                found, labels = by_hand(backbone, prompt, target)
+                right = sum(f == y for f, y in zip(found, labels, strict=True)) / len(labels)
+                expected = right if name == "mood" else macro_f1(found, labels)
+                cell = (
+                    measured.seeds.index(prompt.seed),
+                    measured.sources.index(source),
+                    measured.targets.index(name),
+                )
+                assert measured.per_seed[cell] == pytest.approx(expected, abs=1e-12)
+                values.add(expected)
+    assert len(values) > 4  # cells differ, so a wrong place would show
+
+
+def test_layout_is_by_seed_source_and_target(measured: TransferMatrix) -> None:
+    assert (measured.protocol, measured.seeds) == ("zero-shot", (1, 3))
+    assert (measured.sources, measured.targets) == (("mood", "other"), ("mood", "topic"))
+    assert measured.per_seed.shape == (2, 2, 2)
+    np.testing.assert_allclose(measured.values, measured.per_seed.mean(axis=0))
+    assert measured.value("other", "topic") == measured.values[1, 1]
+    assert dict(measured.metrics or {}) == {"mood": "accuracy", "topic": "macro_f1"}
+
+
+def test_a_column_is_the_matrix_s(backbone: Any, measured: TransferMatrix) -> None:
+    steps: list[tuple[int, int, str]] = []
+    column = zero_shot_column(
+        backbone, SOURCES, TARGETS["mood"], token_budget=16, progress=lambda *what: steps.append(what)
+    )
+    assert list(column) == [("mood", 3), ("mood", 1), ("other", 1), ("other", 3)]
+    for (source, seed), value in column.items():
+        at = measured.seeds.index(seed), measured.sources.index(source), 0
+        assert value == pytest.approx(measured.per_seed[at], abs=1e-12)
+    assert [step[:2] for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert steps[-1][2] == "other -> mood"
+
+
+def test_a_split_is_tokenised_once_for_each_number_of_rows(
+    backbone: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    encode = transfer.encode
+
+    def counting(*args: Any, **options: Any) -> Any:
+        seen.append(options["prompt_rows"])
+        return encode(*args, **options)
+
+    monkeypatch.setattr(transfer, "encode", counting)
+    zero_shot_column(backbone, SOURCES, TARGETS["mood"])
+    assert seen == [3, 4]  # the mask row counted
+
+
+def test_sources_need_not_have_the_same_seeds(backbone: Any) -> None:
+    matrix = zero_shot(
+        backbone, {"a": prompts("a", (0, 1)), "b": prompts("b", (1,))}, {"mood": TARGETS["mood"]}
+    )
+    assert matrix.seeds == (0, 1)
+    np.testing.assert_array_equal(np.isnan(matrix.per_seed[:, :, 0]), [[False, True], [False, False]])
+    assert matrix.values[1, 0] == matrix.per_seed[1, 1, 0]  # the mean of those there are
+
+
+def test_what_zero_shot_refuses(backbone: Any) -> None:
+    mood = TARGETS["mood"]
+    with pytest.raises(InputError, match=r"'mood' has no label words"):
+        zero_shot(backbone, SOURCES, {"mood": replace(mood, words=None)})
+    with pytest.raises(InputError, match=r"two prompts of source 'a' have seed 1"):
+        zero_shot(backbone, {"a": prompts("a", (1, 0, 1))}, {"mood": mood})
+    for sources, targets in (({}, {"mood": mood}), (SOURCES, {}), ({"a": []}, {"mood": mood})):
+        with pytest.raises(InputError, match="nothing to measure"):
+            zero_shot(backbone, sources, targets)
+    headless = wrap(tiny.model("bert", head=False), tiny.tokenizer("bert"), "headless")
+    with pytest.raises(BackboneError, match="head"):
+        zero_shot(headless, SOURCES, {"mood": mood})
+
+
+# Long rows.
+
+
+def rows(*cells: tuple[str, str, str, int, float]) -> list[dict[str, Any]]:
+    return [dict(zip(COLUMNS, (*cell[:4], "accuracy", cell[4]), strict=True)) for cell in cells]
+
+
+def test_rows_go_round(measured: TransferMatrix) -> None:
+    long = [dict(zip(COLUMNS, row, strict=True)) for row in to_rows(measured)]
+    assert len(long) == 8
+    (again,) = from_rows(long)
+    assert (again.protocol, again.sources, again.targets) == ("zero-shot", measured.sources, measured.targets)
+    assert (again.seeds, again.metrics) == (measured.seeds, measured.metrics)
+    np.testing.assert_array_equal(again.per_seed, measured.per_seed)
+    np.testing.assert_array_equal(again.values, measured.values)
+
+
+def test_missing_cells_are_nan_and_not_written() -> None:
+    given = rows(("z", "a", "t", 0, 0.5), ("z", "b", "u", 1, 0.25), ("z", "a", "t", 1, 0.75))
+    (matrix,) = from_rows(given)
+    nan = np.nan
+    np.testing.assert_array_equal(matrix.per_seed, [[[0.5, nan], [nan, nan]], [[0.75, nan], [nan, 0.25]]])
+    np.testing.assert_array_equal(matrix.values, [[0.625, nan], [nan, 0.25]])
+    assert sorted(to_rows(matrix)) == sorted(tuple(row[key] for key in COLUMNS) for row in given)
+
+
+def test_a_cell_given_twice_is_refused() -> None:
+    with pytest.raises(InputError, match="transfer a -> t with seed 0 is given twice"):
+        from_rows(rows(("z", "a", "t", 0, 0.5), ("z", "b", "t", 0, 0.5), ("z", "a", "t", 0, 0.5)))
+
+
+def test_one_matrix_a_protocol() -> None:
+    given = rows(("zero-shot", "a", "t", 0, 0.5), ("init", "b", "u", 4, 0.7), ("zero-shot", "a", "u", 0, 0.6))
+    first, second = from_rows(given)
+    assert (first.protocol, first.sources, first.targets, first.seeds) == (
+        "zero-shot",
+        ("a",),
+        ("t", "u"),
+        (0,),
+    )
+    assert (second.protocol, second.sources, second.targets, second.seeds) == ("init", ("b",), ("u",), (4,))
+    assert from_rows([]) == []
+
+
+def test_text_of_a_table_is_read_as_numbers() -> None:
+    given = {"protocol": "z", "source": "a", "target": "t", "seed": "2", "metric": "", "value": "0.5"}
+    (matrix,) = from_rows([given])
+    assert (matrix.seeds, matrix.value("a", "t")) == ((2,), 0.5)
+    assert dict(matrix.metrics or {}) == {"t": "accuracy"}
