@@ -1,4 +1,4 @@
-"""FFN neuron activations as they stream by: hooks on the down projections, and statistics that merge by addition."""
+"""FFN neuron activations as they stream by: hooks on the down projections, statistics that merge by `+`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ CONSTANT_SD = 1e-5  # below this a cell does not vary: rounding alone would deci
 
 @contextmanager
 def capture(backbone: Backbone, sink: Sink, *, gates: bool = False) -> Iterator[None]:
-    """While open, each forward pass calls ``sink(layer, values, gate)`` for every FFN layer, in the order of layers.
+    """While open, each forward pass calls ``sink(layer, values, gate)`` for every FFN layer, in their order.
 
-    ``values`` [B, Q, N] is the input of the layer's down projection, that is its neurons, and ``gate`` [B, Q, N] the gate
-    before its activation function, if ``gates`` is asked for and the FFN has one. The hooks are gone when the block ends,
-    also when it raises.
+    ``values`` [B, Q, N] is the input of the layer's down projection, that is its neurons, and ``gate`` [B, Q,
+    N] the gate before its activation function, if ``gates`` is asked for and the FFN has one. The hooks are
+    gone when the block ends, also when it raises.
     """
     handles: list[Any] = []
     try:
@@ -64,7 +64,7 @@ def select(values: Tensor, rows: slice | Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Probe:
-    """Which rows are recorded in each layer: ``kinds`` has ``prompt`` or ``readout`` for each of the L layers."""
+    """Which rows are recorded in each layer: ``kinds`` has ``prompt`` or ``readout`` for each layer."""
 
     kinds: tuple[str, ...]
     rows: int
@@ -79,11 +79,11 @@ class Probe:
 
     @property
     def exists(self) -> np.ndarray:
-        """Which rows there are in each layer, [L, P] bool: the readout is one row, whatever P is elsewhere."""
+        """Which rows there are in each layer, [L, P] bool: the readout is one, whatever P is elsewhere."""
         return np.array([[kind == "prompt" or row == 0 for row in range(self.rows)] for kind in self.kinds])
 
     def pick(self, layer: int, values: Tensor, placed: Placed) -> Tensor:
-        """The probed rows of one layer's values [B, Q, N]: [B, P, N], or [B, 1, N] where the readout is probed."""
+        """The probed rows of one layer's values [B, Q, N]: [B, P, N], or [B, 1, N] for the readout."""
         if self.kinds[layer] == "prompt":
             return select(values, placed.prompt)
         return select(values, placed.readout.unsqueeze(1))
@@ -93,9 +93,9 @@ class Probe:
 class Moments:
     """Sums over examples of the activations of probed cells, by class.
 
-    ``counts`` [K]; ``sums`` [K, L, P, N]; ``squares`` [L, P, N], of the deviations from the mean: all float64, on the model's
-    device. Two of them merge by ``+``. The squares are centred (Chan, Golub and LeVeque 1979): plain ones would cancel, and
-    a large constant would look as if it varied.
+    ``counts`` [K]; ``sums`` [K, L, P, N]; ``squares`` [L, P, N], of the deviations from the mean: all
+    float64, on the model's device. Two of them merge by ``+``. The squares are centred (Chan, Golub and
+    LeVeque 1979): plain ones would cancel, and a large constant would look as if it varied.
     """
 
     counts: Tensor
@@ -120,9 +120,8 @@ class Moments:
         by_class = (onehot @ flat).reshape(-1, rows, values.shape[2])  # [K, P', N]
         before = self.counts.sum() - (size if layer else 0)  # layer 0 comes first and has counted this batch
         shift = _shift(self.sums[:, layer, :rows].sum(0), before, by_class.sum(0), onehot.sum())
-        within = (
-            (values - values[:1]).float().var(0, correction=0)
-        )  # exactly 0 where all are alike, however large
+        # Exactly 0 where all are alike, however large they are.
+        within = (values - values[:1]).float().var(0, correction=0)
         self.squares[layer, :rows] += size * within.to(self.sums.dtype) + shift
         self.sums[:, layer, :rows] += by_class
         if layer == 0:
@@ -146,14 +145,14 @@ class Moments:
 
 
 def _shift(a: Tensor, n_a: Tensor, b: Tensor, n_b: Tensor) -> Tensor:
-    """What the distance of two means adds to the squared deviations of both; sums [..] and counts [], which may be 0."""
+    """What the distance of two means adds to the squared deviations; a count may be 0."""
     distance = a / n_a.clamp_min(1) - b / n_b.clamp_min(1)
     return distance.square() * (n_a * n_b / (n_a + n_b).clamp_min(1))
 
 
 @dataclass
 class FireCounts:
-    """How often a cell is above its baseline, by class: ``counts`` [K] and ``fires`` [K, L, P, N], whole numbers in float64."""
+    """How often a cell is above its baseline, by class: ``counts`` [K] and ``fires`` [K, L, P, N]."""
 
     thresholds: Tensor
     counts: Tensor
@@ -196,7 +195,7 @@ class FireCounts:
 
 
 def float32_floor(values: Tensor) -> Tensor:
-    """The largest float32 not above each float64: for any float32 a, ``a > floor`` exactly when ``a > value``."""
+    """The largest float32 not above each float64: a float32 is above one just when it is above the other."""
     near = values.to(torch.float32)
     below = torch.nextafter(near, torch.full_like(near, -torch.inf))
     return torch.where(near.to(values.dtype) > values, below, near)

@@ -112,7 +112,7 @@ def _rich(table: Table, width: int | None) -> str:
 
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, name in enumerate(table.columns):
-        numbers = any(isinstance(row[i], int | float) for row in table.rows)
+        numbers = all(row[i] is None or type(row[i]) in (int, float) for row in table.rows)
         drawn.add_column(Text(name), justify="right" if numbers else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(_show(cell)) for cell in row))

@@ -169,29 +169,22 @@ class Pipeline:
             "max_length": self.settings.max_length,
         }
         rows = self._measured(file, inputs)
-        for done, (name, task) in enumerate(tasks.items(), start=1):
+        for before, (name, task) in enumerate(tasks.items()):
             if any(row["target"] == name for row in rows):
                 continue
+
+            def progress(done: int, cells: int, text: str, before: int = before) -> None:
+                self.progress("measure", before * cells + done, len(tasks) * cells, text)
+
             column = transfer.zero_shot_column(
                 self.backbone,
                 prompts,
                 task,
                 max_length=self.settings.max_length,
                 token_budget=self.settings.token_budget,
-                progress=lambda i, n, text, at=done: self.progress(
-                    "measure", (at - 1) * n + i, len(tasks) * n, text
-                ),
+                progress=progress,
             )
-            rows += [
-                dict(
-                    zip(
-                        transfer.COLUMNS,
-                        (transfer.ZERO_SHOT, source, name, seed, task.metric, value),
-                        strict=True,
-                    )
-                )
-                for (source, seed), value in column.items()
-            ]
+            rows += transfer.column_rows(task, column)
             table = [[row[column] for column in transfer.COLUMNS] for row in rows]
             store.write_csv(file, transfer.COLUMNS, table, provenance={"inputs": inputs})
         return transfer.from_rows(rows)[0]

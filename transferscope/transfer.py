@@ -87,6 +87,14 @@ def zero_shot_column(
     return found
 
 
+def column_rows(target: Task, column: Mapping[tuple[str, int], float]) -> list[dict[str, Any]]:
+    """One measured column as long rows with the keys COLUMNS."""
+    return [
+        dict(zip(COLUMNS, (ZERO_SHOT, source, target.name, seed, target.metric, value), strict=True))
+        for (source, seed), value in column.items()
+    ]
+
+
 def zero_shot(
     backbone: Backbone,
     prompts: Mapping[str, Sequence[SoftPrompt]],
@@ -97,18 +105,8 @@ def zero_shot(
 
     2022, sec. 4).
     """
-    rows = [
-        {
-            "protocol": ZERO_SHOT,
-            "source": source,
-            "target": name,
-            "seed": seed,
-            "metric": task.metric,
-            "value": value,
-        }
-        for name, task in targets.items()
-        for (source, seed), value in zero_shot_column(backbone, prompts, task, **options).items()
-    ]
+    columns = [(task, zero_shot_column(backbone, prompts, task, **options)) for task in targets.values()]
+    rows = [row for task, column in columns for row in column_rows(task, column)]
     if not rows:
         raise InputError("nothing to measure: no source prompts, or no target tasks")
     return from_rows(rows)[0]

@@ -87,5 +87,5 @@ def _next(demo: Demo) -> str:
         f"  transferscope rank {another} --study {folder}\n"
         f"  transferscope compare --study {folder} --indicator on --format csv\n"
         "  transferscope rank MY_ADAPTER --prompts MY_ADAPTERS    (your own PEFT prompts, no data needed)\n"
-        f"  your own model and tasks: edit model and tasks in a copy of {folder}/study.yaml, `transferscope run` it"
+        f"  for your own model and tasks: edit a copy of {folder}/study.yaml, then `transferscope run` it"
     )
