@@ -476,7 +476,7 @@ def test_measure_neurons_leaves_the_model_as_it_was(
 
     before = state()
     if fails:
-        monkeypatch.setattr("transferscope.signatures.stimulate", lambda *_: 1 / 0)
+        monkeypatch.setattr("transferscope.measurement.stimulate", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             measure_neurons(model, np.ones((2, 16)), PAIRS, PAIRS, compat=compat)
     else:

@@ -1,4 +1,4 @@
-"""Tuning a soft prompt on a frozen backbone: AdamW on the prompt rows alone, best checkpoint kept, resumable after a kill."""
+"""Tuning a soft prompt on a frozen backbone: AdamW on its rows alone, best checkpoint kept, resumable."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ def prepare(
     token_budget: int = 8192,
     seed: int = 0,
 ) -> Setup:
-    """Encode a task for tuning. A stratified share of train is set apart to choose the checkpoint, so dev stays unseen."""
+    """Encode a task for tuning.
+
+    A stratified share of train is set apart to choose the checkpoint, so dev stays unseen.
+    """
     kind = backbone.architecture.kind
     template = templates.check(template or templates.DEFAULTS[kind], kind)
     if head not in templates.HEADS:
@@ -109,14 +112,15 @@ def tune(
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> SoftPrompt:
-    """Tune a soft prompt of ``settings.rows`` rows for a task. The backbone stays frozen and gets no gradient.
+    """Tune a soft prompt of ``settings.rows`` rows for a task. The backbone is frozen and gets no gradient.
 
-    Evaluates every ``evaluate_every`` steps on examples held out of train, keeps the best (score, then loss), and scores that
-    one on dev: ``provenance["scores"]`` has ``validation``, ``dev``, ``dev_loss`` and ``majority``. With a ``folder``, the state
-    is written there at each evaluation and a later call with the same inputs goes on from it. The same seed on the same
-    machine gives the same prompt, interrupted or not.
+    Evaluates every ``evaluate_every`` steps on examples held out of train, keeps the best (score, then loss),
+    and scores that one on dev: ``provenance["scores"]`` has ``validation``, ``dev``, ``dev_loss`` and
+    ``majority``. With a ``folder``, the state is written there at each evaluation and a later call with the
+    same inputs goes on from it. The same seed on the same machine gives the same prompt, interrupted or not.
 
-    Source: Su et al. 2022, sec. 3; Wang et al. 2022, sec. 2.2 (both tune on cross-entropy over the label words).
+    Source: Su et al. 2022, sec. 3; Wang et al. 2022, sec. 2.2 (both tune on cross-entropy over the label
+    words).
     """
     settings = settings or TuningSettings()
     if init_from is not None:  # its number of rows is kept, and the text gets the room they leave
@@ -210,7 +214,7 @@ class _Run:
         return "" if self.best_score == -math.inf else f"{self.setup.metric} {self.best_score:.3f}"
 
     def _batches(self) -> Iterator[np.ndarray]:
-        """Batches without end, a function of the seed alone, so that a resumed run sees what it would have seen."""
+        """Batches without end, a function of the seed alone: a resumed run sees what it would have seen."""
         lengths, size, epoch = self.setup.fit.lengths, self.settings.batch_size, 0
         while True:
             rng = np.random.default_rng([self.seed, epoch])
@@ -313,7 +317,7 @@ class _Run:
         """The best prompt, scored on dev. Raises InputError where the loss was never finite."""
         if not self.best_step:
             raise InputError(
-                f"tuning {task.name!r} diverged: the loss was not finite at any evaluation in {self.step} steps; "
+                f"tuning {task.name!r} diverged: no evaluation in {self.step} steps had a finite loss; "
                 f"use a learning rate below {self.settings.learning_rate}"
             )
         with torch.no_grad():

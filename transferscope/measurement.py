@@ -1,0 +1,246 @@
+"""One prompt's neurons on one task: baseline, accuracy, predictivity, stimulation, mean features.
+
+Source: Wang et al., EMNLP 2022 (Finding Skill Neurons): baseline activation, accuracy and predictivity of a
+neuron; Su et al., NAACL 2022 (On Transferability of Prompt Tuning): the neurons that a prompt stimulates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transferscope import attachment
+from transferscope.activations import FireCounts, Moments, Probe, capture, to_numpy
+from transferscope.attachment import Attached
+from transferscope.encoding import Encoded, batches, buckets, empty_text, from_token_ids, in_order, room
+from transferscope.errors import TaskError
+from transferscope.models import Backbone, attention, wrap
+from transferscope.templates import Placed
+
+COMPAT_BATCH = 16  # the reference procedure's batch size
+
+
+@dataclass(frozen=True)
+class NeuronMeasurement:
+    """What one prompt does on one task.
+
+    ``baseline`` [L, P, N] and ``accuracy`` [L, P, N] are float64 (for K > 2 classes ``accuracy`` is of the
+    first one-vs-rest subtask, and ``subtask_accuracy`` [C, L, P, N] has all); ``stimulation`` [L, N] float32
+    at the readout row on an empty text; ``active`` [L, N] bool; ``defined`` [L, P, N] bool: cells that vary
+    (sd >= 1e-5 over train), the others are not ranked; ``features`` [K, D] float32: the mean last hidden
+    state at the readout row, by class, over dev.
+    """
+
+    baseline: np.ndarray
+    subtask_accuracy: np.ndarray
+    stimulation: np.ndarray
+    active: np.ndarray
+    defined: np.ndarray
+    features: np.ndarray
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Acc [L, P, N], before max(Acc, 1 - Acc)."""
+        return self.subtask_accuracy[0]
+
+    @property
+    def predictivity(self) -> np.ndarray:
+        """Pred [C, L, N] of this trial: max over probed rows of max(Acc, 1 - Acc); NaN: no row defined."""
+        best = np.where(
+            self.defined, np.maximum(self.subtask_accuracy, 1 - self.subtask_accuracy), -np.inf
+        ).max(axis=2)
+        return np.where(np.isfinite(best), best, np.nan)
+
+
+def measure_neurons(
+    model: Any,
+    prompt_rows: np.ndarray | Tensor,
+    train: Sequence[tuple[Sequence[int], int]],
+    dev: Sequence[tuple[Sequence[int], int]],
+    *,
+    template: str = "mask-first",
+    compat: bool = False,
+    empty: Sequence[int] | None = None,
+) -> NeuronMeasurement:
+    """Measure the neurons of a model under a prompt, on token ids: the low-level entry.
+
+    ``prompt_rows`` [P, E] are all rows of the prompt, the mask row included where the template has one
+    (``mask-first``: row 0). ``train`` and ``dev`` are sequences of (token ids with specials, class id).
+    ``compat`` reproduces the reference procedure of Wang et al. (eager attention, data order, batches of 16
+    padded to the longest). ``empty`` is the empty text of the stimulation; by default the config's BOS token,
+    or the token that all texts start with.
+
+    Raises ArchitectureError for an unknown model type, PromptError where widths differ, TaskError for
+    unusable examples.
+    """
+    values = prompt_rows.detach().float().cpu().numpy() if isinstance(prompt_rows, Tensor) else prompt_rows
+    with _borrowed(model) as backbone:
+        rows = torch.from_numpy(np.array(values, dtype=np.float32)).to(backbone.device)
+        fixed = attachment.attach_rows(backbone, rows, template)
+        examples = from_token_ids(train), from_token_ids(dev)
+        blank = from_token_ids([(list(empty) if empty is not None else _common_start(backbone, train), 0)])
+        return measure(fixed, *examples, blank=blank, compat=compat)
+
+
+def measure(
+    attached: Attached,
+    train: Encoded,
+    dev: Encoded,
+    *,
+    blank: Encoded | None = None,
+    compat: bool = False,
+    balanced: bool | None = None,
+    token_budget: int = 8192,
+) -> NeuronMeasurement:
+    """Measure the neurons under an attached prompt: one pass over train, one over dev, one empty text.
+
+    ``balanced`` scores one-vs-rest subtasks by balanced accuracy; None: where there are more than two
+    classes, so that the many examples of "the rest" do not make a silent neuron look predictive.
+    """
+    backbone, probe = attached.backbone, Probe.of(attached)
+    classes = _classes(train, dev)
+    _check_room(attached, train, dev)
+    shape = (backbone.layers, probe.rows, backbone.neurons)
+    with _mode(backbone, compat):
+        moments = Moments.zeros(classes, shape, backbone.device)
+        _stream(attached, probe, train, moments, compat=compat, token_budget=token_budget)
+        counts = FireCounts.above(moments.mean, classes)
+        hidden = _stream(attached, probe, dev, counts, compat=compat, token_budget=token_budget)
+        stimulation, active = stimulate(attached, blank)
+    subtasks = [1] if classes == 2 else list(range(classes))
+    balanced = classes > 2 if balanced is None else balanced
+    accuracy = np.stack([to_numpy(counts.accuracy(c, balanced=balanced)) for c in subtasks])
+    defined = moments.varies.cpu().numpy() & probe.exists[:, :, None]
+    onehot = dev.labels[None, :] == np.arange(classes)[:, None]
+    features = (onehot @ hidden.astype(np.float64)) / onehot.sum(axis=1, keepdims=True)
+    return NeuronMeasurement(
+        to_numpy(moments.mean), accuracy, stimulation, active, defined, features.astype(np.float32)
+    )
+
+
+def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The neurons that a prompt fires with nothing to read: values [L, N] float32 and active [L, N] bool.
+
+    Taken at the readout row; in encoder layers of an encoder-decoder, whose readout is in the decoder, at the
+    first prompt row. Needs no task data. Source: Su et al. 2022, sec. 6.1.
+    """
+    backbone = attached.backbone
+    blank = empty_text(backbone) if blank is None else blank
+    values: dict[int, Tensor] = {}
+    gates: dict[int, Tensor] = {}
+    batch = next(batches(backbone, blank, [np.arange(1)]))
+    with torch.inference_mode():
+        placed = attached.place(batch)
+
+        def sink(layer: int, neurons: Tensor, gate: Tensor | None) -> None:
+            row = int(placed.readout[0])  # 0 for an encoder-decoder: the decoder start, the first prompt row
+            values[layer] = neurons[0, row].float()
+            gates[layer] = values[layer] if gate is None else gate[0, row].float()
+
+        with capture(backbone, sink, gates=True):
+            attached.forward(placed)
+    order = range(backbone.layers)
+    stacked = torch.stack([values[layer] for layer in order]).cpu().numpy()
+    return stacked, torch.stack([gates[layer] > 0 for layer in order]).cpu().numpy()
+
+
+def _stream(
+    attached: Attached,
+    probe: Probe,
+    data: Encoded,
+    statistics: Moments | FireCounts,
+    *,
+    compat: bool,
+    token_budget: int,
+) -> np.ndarray:
+    """One pass: the probed rows of every layer go into the statistics.
+
+    Returns the readout rows [S, D] float32.
+    """
+    backbone = attached.backbone
+    if compat:
+        groups = in_order(len(data), COMPAT_BATCH)
+    else:
+        groups = buckets(data, prompt_rows=attached.rows, token_budget=token_budget)
+    hidden: list[Tensor] = []
+    with torch.inference_mode():
+        for batch in batches(backbone, data, groups):
+            placed = attached.place(batch)
+
+            def sink(
+                layer: int,
+                values: Tensor,
+                gate: Tensor | None,
+                placed: Placed = placed,
+                labels: Tensor = batch.labels,
+            ) -> None:
+                statistics.add(layer, probe.pick(layer, values, placed), labels)
+
+            with capture(backbone, sink):
+                hidden.append(attached.forward(placed).float())
+    rows = torch.cat(hidden).cpu().numpy()
+    ordered = np.empty_like(rows)
+    ordered[np.concatenate(groups)] = rows
+    return ordered
+
+
+@contextmanager
+def _borrowed(model: Any) -> Iterator[Backbone]:
+    """A model as a backbone for a while: frozen and in eval mode, then as it was."""
+    if isinstance(model, Backbone):
+        yield model
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield wrap(model)
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, wanted in grads:
+            parameter.requires_grad_(wanted)
+
+
+def _mode(backbone: Backbone, compat: bool) -> AbstractContextManager[Any]:
+    return attention(backbone.model, "eager") if compat else ExitStack()
+
+
+def _classes(train: Encoded, dev: Encoded) -> int:
+    classes = int(max(train.labels.max(), dev.labels.max())) + 1
+    for name, data in (("train", train), ("dev", dev)):
+        counts = np.bincount(data.labels[data.labels >= 0], minlength=classes)
+        if data.labels.min() < 0 or classes < 2 or (counts == 0).any():
+            raise TaskError(
+                f"{name} has {counts.tolist()} examples of classes 0..{classes - 1}; predictivity needs at least "
+                "two classes, numbered from 0, each in both splits"
+            )
+    return classes
+
+
+def _check_room(attached: Attached, *splits: Encoded) -> None:
+    # Beyond the last position an encoder fails on a bare index, and a GPU takes the whole process with it.
+    limit = room(attached.backbone, attached.rows, None)
+    longest = max(int(split.lengths.max()) for split in splits)
+    if limit is not None and longest > limit:
+        raise TaskError(
+            f"a text of {longest} tokens does not fit: {attached.backbone.name!r} has room for {limit} "
+            f"beside {attached.rows} prompt rows"
+        )
+
+
+def _common_start(backbone: Backbone, train: Sequence[tuple[Sequence[int], int]]) -> list[int]:
+    bos = getattr(backbone.model.config, "bos_token_id", None)
+    if bos is not None:
+        return [int(bos)]
+    starts = {int(ids[0]) for ids, _ in train}
+    if len(starts) != 1:
+        raise TaskError(
+            "the texts start with different tokens and the config has no bos_token_id: give empty=[token ids]"
+        )
+    return [starts.pop()]
