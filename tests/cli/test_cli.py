@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import csv
 import io
 import json
@@ -18,6 +19,7 @@ from click.testing import CliRunner, Result
 import indicators
 import transferscope
 from transferscope import architectures
+from transferscope import cli as package
 from transferscope.cli import main
 from transferscope.comparison import IndicatorMatrix, compare_folders, from_rows
 from transferscope.errors import StoreError, StudyError
@@ -326,3 +328,12 @@ def test_list_tasks_of_a_study(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(settings)
     (row,) = listed("tasks", "--study", str(tmp_path))
     assert (row["name"], row["type"], row["prompts"], row["signature"]) == ("a", "sentiment", 0, False)
+
+
+def test_help_works_after_every_command_was_imported() -> None:
+    """A command's file becomes an attribute of the package: none may hide a name that the group uses."""
+    for name in main.list_commands(None):  # type: ignore[arg-type]
+        assert main.get_command(None, name) is not None  # type: ignore[arg-type]
+    assert CliRunner().invoke(main, ["--help"]).exit_code == 0
+    public = {name for name in vars(package) if not name.startswith("_")}
+    assert not public & set(vars(builtins))

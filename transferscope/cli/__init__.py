@@ -48,7 +48,7 @@ class LazyGroup(click.Group):
         return dict(sorted(found.items()))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.headlines)
+        return [*self.headlines]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.headlines:
