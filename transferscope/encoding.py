@@ -117,7 +117,8 @@ def room(backbone: Backbone, prompt_rows: int, max_length: int | None) -> int | 
         positions = "no limit of" if backbone.max_positions is None else backbone.max_positions
         raise TaskError(
             f"no room for text: {backbone.name!r} has {positions} positions, the prompt takes {prompt_rows} "
-            f"and max_length is {max_length}, a text needs at least 4: take fewer rows or a larger length"
+            f"and max_length is {max_length}, and a text needs at least 4; "
+            "use fewer prompt rows or a larger max_length"
         )
     return min(places)
 

@@ -217,8 +217,8 @@ def _classes(train: Encoded, dev: Encoded) -> int:
         counts = np.bincount(data.labels[data.labels >= 0], minlength=classes)
         if data.labels.min() < 0 or classes < 2 or (counts == 0).any():
             raise TaskError(
-                f"{name} has {counts.tolist()} examples of classes 0..{classes - 1}; predictivity needs at least "
-                "two classes, numbered from 0, each in both splits"
+                f"{name} has {counts.tolist()} examples of classes 0..{classes - 1}; predictivity needs at "
+                "least two classes, numbered from 0, each in both splits"
             )
     return classes
 

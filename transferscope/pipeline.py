@@ -12,7 +12,7 @@ from typing import Any
 from transferscope import comparison, correlation, ranking, store, transfer
 from transferscope.comparison import IndicatorMatrix
 from transferscope.correlation import CorrelationReport
-from transferscope.errors import StudyError, TaskError, suggest
+from transferscope.errors import InputError, StudyError, TaskError, TemplateError, suggest
 from transferscope.exporters import Table, tabular
 from transferscope.models import Backbone, load_backbone
 from transferscope.prompts import RECORD, SoftPrompt, load_prompt, save_prompt
@@ -22,7 +22,7 @@ from transferscope.signatures import Signature, extract, load_signature, save_si
 from transferscope.summary import StudySummary, TaskSummary
 from transferscope.tasks import Task, load_task
 from transferscope.transfer import TransferMatrix
-from transferscope.tuning import tune
+from transferscope.tuning import head_words, tune
 
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int, str], None]
@@ -241,14 +241,21 @@ class Pipeline:
 
     def _check(self, names: Iterable[str]) -> None:
         """Read every task before hours of work begin, so that a mistake in the last one shows at once."""
-        problems = []
+        problems: list[InputError] = []
         for name in names:
             try:
-                self.task(name)
-            except TaskError as error:
-                problems.append(str(error))
+                task = self.task(name)
+                untuned = [
+                    s
+                    for s in self.settings.seeds
+                    if not (self.study.prompt_folder(name, s) / RECORD).is_file()
+                ]
+                if untuned and self.settings.head == "verbalizer":
+                    head_words(self.backbone, task)
+            except (TaskError, TemplateError) as error:
+                problems.append(error)
         if problems:
-            raise TaskError("\n".join(problems))
+            raise type(problems[0])("\n".join(map(str, problems)))
 
     def _tuned(self, name: str, seed: int, progress: Callable[[int, int, str], None]) -> SoftPrompt:
         folder, task, settings = self.study.prompt_folder(name, seed), self.task(name), self.settings
