@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests import tiny
-from transferscope import pipeline, store
+from transferscope import files, pipeline, store
 from transferscope.errors import StudyError, TaskError, TemplateError
 from transferscope.pipeline import open_study
 
@@ -256,3 +256,19 @@ def test_a_classifier_head_needs_no_words_and_measures_nothing(tmp_path: Path) -
     assert not (study / "transfer.csv").exists()
     assert (study / "prompts/films/0/head.safetensors").is_file()
     assert open_study(study).rank("films").sources
+
+
+def test_truncation_is_reported(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", max_length=5)
+    lines: list[str] = []
+    open_study(study, report=lines.append).tune(["films"])
+    assert any("60 of 60 texts of films were longer than 5 tokens and were cut" in line for line in lines)
+
+
+def test_leftovers_of_a_killed_process_are_removed(study: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    name = f"{files.TEMPORARY_PREFIX}{files._HOST}-{dead.pid}-0{files.TEMPORARY_SUFFIX}"
+    (study / name).write_bytes(b"half")
+    open_study(study)
+    assert not (study / name).exists()

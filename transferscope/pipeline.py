@@ -40,7 +40,9 @@ def open_study(
     file = path / STUDY_FILE if path.is_dir() else path
     if not file.is_file():
         raise StudyError(f"no {STUDY_FILE} in {str(path)!r}" if path.is_dir() else f"no study {str(path)!r}")
-    return Pipeline(file.parent, read_settings(file), report=report, progress=progress)
+    settings = read_settings(file)
+    store.Study(file.parent).clean()  # temporary files of processes that were killed
+    return Pipeline(file.parent, settings, report=report, progress=progress)
 
 
 class Pipeline:
@@ -292,6 +294,9 @@ class Pipeline:
             f"tuned {name} seed {seed}: {scores['metric']} {scores['dev']:.3f} "
             f"(majority class {scores['majority']:.3f})"
         )
+        if cut := prompt.provenance["truncated_texts"]:
+            limit, texts = prompt.provenance["max_text_tokens"], len(task.train) + len(task.dev)
+            self.report(f"  {cut} of {texts} texts of {name} were longer than {limit} tokens and were cut")
         return prompt
 
     def _extracted(self, name: str, prompts: Sequence[SoftPrompt]) -> Signature:
