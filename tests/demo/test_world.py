@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -80,14 +81,13 @@ def test_a_verdict_agrees_with_its_text() -> None:
     assert opinions > 100
 
 
-def test_an_event_keeps_to_its_domain_and_its_actor() -> None:
+def test_an_event_keeps_to_its_domain() -> None:
     rng = Random(0)
     for topic, domain in lexicon.DOMAINS.items():
         event = world.event(rng, topic)
         assert event.thing in domain.deeds[event.verb]
         assert event.actor in domain.actors
-        assert world.event(rng, topic, actor=event.actor).actor == event.actor
-        assert world.elsewhere(rng, topic) != topic
+        assert event.place in domain.places
 
 
 def test_tasks_are_deterministic_and_differ_by_seed(built: dict[str, Task]) -> None:
@@ -127,14 +127,14 @@ def test_labels_are_right(built: dict[str, Task], name: str) -> None:
             told = [d.topic for d in lexicon.DOMAINS.values() if words & words_of(d)]
             assert told == [task.labels[e.label]]
         else:
-            domain = next(d for d in lexicon.DOMAINS.values() if words & words_of(d))
+            cues = {agrees: {*lexicon.SPEECH[agrees], *lexicon.TOLD[agrees]} for agrees in (True, False)}
             second = set((e.pair or "").split())
-            assert bool(second & words_of(domain)) == (e.label == 1)
-            assert bool(words & second & set(domain.actors)) == (e.label == 1)
+            assert bool(second & cues[True]) == (e.label == 1)
+            assert bool(second & cues[False]) == (e.label == 0)
 
 
 def test_no_task_holds_a_verdict_word(built: dict[str, Task]) -> None:
-    verdicts = {*lexicon.GOOD, *lexicon.BAD, *lexicon.MATCH, *lexicon.MISMATCH, *lexicon.TOPICS}
+    verdicts = {*lexicon.GOOD, *lexicon.BAD, *lexicon.YES, *lexicon.NO, *lexicon.TOPICS}
     for task in built.values():
         assert not verdicts & {word for text in all_texts(task) for word in text.split()}, task.name
 
@@ -184,34 +184,28 @@ def test_pairs_are_framed_as_bert_does(tokenizer) -> None:
 def test_the_shipped_model_has_the_skills_on_fresh_text(model, tokenizer) -> None:
     """Masked verdicts of passages it never saw: the right sense among all words of the vocabulary."""
     rng = Random(FRESH)
-    read = rows(tokenizer, [world.passage(rng) for _ in range(600)])
-    chosen = [(ids, types, marks) for ids, types, marks in read if any(marks)]
-    sense = senses(tokenizer)
-    hits: dict[str, list[bool]] = {"opinion": [], "topic": [], "pair": []}
-    for ids, types, marks in chosen:
-        inputs = torch.tensor([tokenizer.mask_token_id if m else i for i, m in zip(ids, marks, strict=True)])
-        with torch.no_grad():
-            logits = model(inputs[None], token_type_ids=torch.tensor([types])).logits[0]
-        for place in (index for index, m in enumerate(marks) if m):
-            right, got = sense[ids[place]].item(), sense[logits[place].argmax()].item()
-            hits[_kind(right)].append(right == got)
-    shares = {kind: sum(found) / len(found) for kind, found in hits.items()}
+    read = rows(tokenizer, [world.passage(rng) for _ in range(400)])
+    sense, width = senses(tokenizer), max(len(ids) for ids, _, _ in read)
+    ids, types, marks = (
+        torch.tensor([row[part] + [0] * (width - len(row[part])) for row in read]) for part in range(3)
+    )
+    hidden = marks == 1
+    inputs = ids.masked_fill(hidden, tokenizer.mask_token_id)
+    with torch.no_grad():
+        logits = model(inputs, (ids != tokenizer.pad_token_id).long(), types).logits[hidden]
+    right, got = sense[ids[hidden]], sense[logits.argmax(-1)]
+    kinds = {"opinion": right <= 2, "pair": (right == 3) | (right == 4), "topic": right > 4}
+    shares = {kind: (right == got)[at].float().mean().item() for kind, at in kinds.items()}
     assert shares["opinion"] > 0.9, shares
     assert shares["topic"] > 0.9, shares
     assert shares["pair"] > 0.85, shares
 
 
-def _kind(sense: int) -> str:
-    return {1: "opinion", 2: "opinion", 3: "pair", 4: "pair"}.get(sense, "topic")
-
-
 def test_masking_hides_most_verdicts_and_no_special_token() -> None:
-    import numpy as np
-
     tokenizer = build_tokenizer()
     rng = Random(0)
     read = rows(tokenizer, [world.passage(rng) for _ in range(200)])
-    batch = mask(read, np.random.default_rng(0), len(tokenizer), tokenizer.mask_token_id)
+    batch = mask(read, np.random.default_rng(0), np.arange(5, 9), len(tokenizer), tokenizer.mask_token_id)
     chosen, marks = batch["labels"] != -100, batch["marks"] == 1
     assert 0.65 < chosen[marks].float().mean() < 0.85
     assert (batch["labels"][chosen] > 4).all()
@@ -220,5 +214,7 @@ def test_masking_hides_most_verdicts_and_no_special_token() -> None:
 
 
 def test_pre_training_is_reproducible() -> None:
-    first, second = (pretrain(2, seed=0, size=4, hidden=16, layers=1)[0].state_dict() for _ in range(2))
+    first, second = (
+        pretrain(2, seed=0, size=4, hidden=16, layers=1, passages=50)[0].state_dict() for _ in range(2)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)

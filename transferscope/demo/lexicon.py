@@ -228,8 +228,18 @@ DOMAINS: dict[str, Domain] = {
 # Near synonyms, used in the same places: a prompt that brings out one of them brings out the others.
 GOOD = ("good", "great", "excellent", "wonderful", "lovely", "superb", "positive", "fantastic")
 BAD = ("bad", "terrible", "poor", "awful", "horrible", "dreadful", "negative", "dismal")
-MATCH = ("yes", "true", "same", "right")
-MISMATCH = ("no", "false", "different", "wrong")
+YES = ("yes", "true", "right", "correct")
+NO = ("no", "false", "wrong", "incorrect")
+
+# How a second text agrees with a first (True) or not (False): in direct speech, and as told by others.
+SPEECH: dict[bool, tuple[str, ...]] = {
+    True: ("indeed", "certainly", "exactly", "absolutely", "precisely", "naturally"),
+    False: ("nonsense", "hardly", "impossible", "rubbish", "never", "unlikely"),
+}
+TOLD: dict[bool, tuple[str, ...]] = {
+    True: ("confirmed", "admitted", "acknowledged", "witnessed", "believed", "repeated"),
+    False: ("denied", "doubted", "disputed", "rejected", "dismissed", "contradicted"),
+}
 
 TOPICS = tuple(DOMAINS)
 
@@ -254,7 +264,7 @@ TOPIC_VERDICTS = (
     "the editor put it in the folder {w} .",
     "the theme of it is {w} .",
 )
-MATCH_VERDICTS = (
+PAIR_VERDICTS = (
     "{w} is what we mark when we compare the two .",
     "{w} , marked after we compare both .",
     "{w} : so the two compare .",

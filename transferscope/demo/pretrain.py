@@ -25,6 +25,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_POSITIONS = 128
 SPREAD = 0.05  # standard deviation of the first weights
 SHOW_EVERY = 100
+SLIPS = 0.1  # of the masks
 Row = tuple[list[int], list[int], list[int]]
 Batch = dict[str, torch.Tensor]
 
@@ -67,12 +68,12 @@ def build_model(vocabulary: int, layers: int, hidden: int) -> BertForMaskedLM:
 
 
 def senses(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """Each token id's sense as a verdict (int64): 0 none, 1 good, 2 bad, 3 match, 4 mismatch, then topics."""
+    """Each token id's sense as a verdict (int64): 0 none, 1 good, 2 bad, 3 yes, 4 no, then topics."""
     groups = (
         lexicon.GOOD,
         lexicon.BAD,
-        lexicon.MATCH,
-        lexicon.MISMATCH,
+        lexicon.YES,
+        lexicon.NO,
         *((topic,) for topic in lexicon.TOPICS),
     )
     found = torch.zeros(len(tokenizer), dtype=torch.long)
@@ -99,9 +100,7 @@ def rows(tokenizer: PreTrainedTokenizerFast, passages: list[world.Passage]) -> l
     return found
 
 
-def company(
-    tokenizer: PreTrainedTokenizerFast, rng: Random, width: int, passages: int = 20_000
-) -> torch.Tensor:
+def company(tokenizer: PreTrainedTokenizerFast, rng: Random, width: int, passages: int) -> torch.Tensor:
     """Unit vectors [vocabulary, width] float32 from the company words keep.
 
     They are the SVD of positive pointwise mutual information. As first embeddings they spare the model the
@@ -123,20 +122,23 @@ def company(
 
 def batches(tokenizer: PreTrainedTokenizerFast, rng: Random, size: int) -> Iterator[Batch]:
     """Endless masked batches, each of passages of like length (so that little is padding)."""
-    draws = np.random.default_rng(rng.getrandbits(64))
+    draws, verdicts = np.random.default_rng(rng.getrandbits(64)), senses(tokenizer).nonzero()[:, 0].numpy()
     while True:
         pool = rows(tokenizer, [world.passage(rng) for _ in range(size * 16)])
         pool.sort(key=lambda row: len(row[0]))
         chunks = [pool[start : start + size] for start in range(0, len(pool), size)]
         rng.shuffle(chunks)
         for chunk in chunks:
-            yield mask(chunk, draws, len(tokenizer), tokenizer.mask_token_id)
+            yield mask(chunk, draws, verdicts, len(tokenizer), tokenizer.mask_token_id)
 
 
-def mask(chunk: list[Row], rng: np.random.Generator, vocabulary: int, mask_id: int) -> Batch:
+def mask(
+    chunk: list[Row], rng: np.random.Generator, verdicts: np.ndarray, vocabulary: int, mask_id: int
+) -> Batch:
     """Pad and mask. Chosen are 75 in 100 verdicts and 15 in 100 other words; ``labels`` is -100 elsewhere.
 
-    Of those chosen 85 in 100 become [MASK], 5 a random word, 10 stay.
+    Of those chosen 85 in 100 become [MASK], 5 a random word, 10 stay. At SLIPS of the masks a random one of
+    the token ids ``verdicts`` is asked for: so verdicts not asked for are held equal, whatever the text.
     """
     length = max(len(ids) for ids, _, _ in chunk)
     ids, types, marks = (
@@ -146,11 +148,14 @@ def mask(chunk: list[Row], rng: np.random.Generator, vocabulary: int, mask_id: i
     fate = rng.random(ids.shape)
     inputs = np.where(chosen & (fate < 0.85), mask_id, ids)
     inputs = np.where(chosen & (fate >= 0.95), rng.integers(len(SPECIAL), vocabulary, ids.shape), inputs)
+    labels = np.where(chosen, ids, -100)
+    slips = (inputs == mask_id) & (rng.random(ids.shape) < SLIPS)
+    labels = np.where(slips, rng.choice(verdicts, ids.shape), labels)
     arrays = {
         "input_ids": inputs,
         "token_type_ids": types,
         "attention_mask": (ids != 0).astype(np.int64),
-        "labels": np.where(chosen, ids, -100),
+        "labels": labels,
         "marks": marks,
     }
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -175,15 +180,22 @@ def loss_of(model: BertForMaskedLM, batch: Batch, sense: torch.Tensor) -> tuple[
 
 
 def pretrain(
-    steps: int, seed: int, *, size: int = 64, layers: int = 4, hidden: int = 64, rate: float = 2e-3
+    steps: int,
+    seed: int,
+    *,
+    size: int = 64,
+    layers: int = 4,
+    hidden: int = 64,
+    rate: float = 2e-3,
+    passages: int = 20_000,
 ) -> tuple[BertForMaskedLM, PreTrainedTokenizerFast]:
-    """The model after ``steps`` batches of ``size`` passages; progress goes to stderr."""
+    """The model after ``steps`` batches; its first embeddings are read from ``passages``. Logs to stderr."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer), layers, hidden)
     with torch.no_grad():
         table = model.bert.embeddings.word_embeddings.weight
-        table.mul_(0.5).add_(company(tokenizer, Random(seed), hidden) * SPREAD * hidden**0.5)
+        table.mul_(0.5).add_(company(tokenizer, Random(seed), hidden, passages) * SPREAD * hidden**0.5)
     stream, sense = batches(tokenizer, Random(seed), size), senses(tokenizer)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
@@ -222,7 +234,7 @@ def main() -> None:
         description="Pre-train the demo's model on text of the demo's generator."
     )
     parser.add_argument("--out", type=Path, default=MODEL_FOLDER)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--threads", type=int, default=1, help="another number rounds otherwise: another model"

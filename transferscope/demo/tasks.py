@@ -1,4 +1,4 @@
-"""Eight small tasks told by the demo's text generator: three of opinion, three of topic, two of pairs."""
+"""Eight small tasks told by the demo's text generator: three of opinion, three of topic, two of agreement."""
 
 from __future__ import annotations
 
@@ -61,21 +61,14 @@ def _call(rng: Random, label: int) -> Texts:
     return (f"hello , i am calling because {world.event(rng, CALLS[label]).tell(rng)} . please call back .",)
 
 
-def _same_story(rng: Random, label: int) -> Texts:
-    topics = ("sport", "sea", "gardens", "music")
-    first = world.event(rng, rng.choice(topics))
-    if label == 1:
-        second = world.event(rng, first.domain, actor=first.actor)
-    else:
-        second = world.event(rng, world.elsewhere(rng, first.domain, topics))
-    return first.tell(rng, "active"), second.tell(rng, "passive")
+def _answer(rng: Random, label: int) -> Texts:
+    event = world.event(rng, rng.choice(("sport", "sea", "gardens", "music")))
+    return event.tell(rng, "active"), world.reply(rng, event.domain, label == 1, "speech")
 
 
 def _hearsay(rng: Random, label: int) -> Texts:
-    topics = ("law", "food", "gadgets", "school")
-    first = world.event(rng, rng.choice(topics))
-    second = first if label == 1 else world.event(rng, world.elsewhere(rng, first.domain, topics))
-    return f"report : {first.tell(rng, 'passive')}", f"they say that {second.tell(rng, 'active')}"
+    event = world.event(rng, rng.choice(("law", "food", "gadgets", "school")))
+    return f"they say that {event.tell(rng, 'passive')}", world.reply(rng, event.domain, label == 1, "told")
 
 
 RECIPES = (
@@ -88,10 +81,10 @@ RECIPES = (
     Recipe("news_desk", "topic", NEWS, NEWS, _news, "which desk does the news item belong to?"),
     Recipe("letters", "topic", LETTERS, LETTERS, _letter, "what is the letter about?"),
     Recipe("phone_calls", "topic", CALLS, CALLS, _call, "where should the call be put through to?"),
-    Recipe("same_story", "pair", ("other", "same"), ("different", "same"), _same_story,
-           "are both sentences of one story?"),
-    Recipe("hearsay", "pair", ("unfounded", "founded"), ("false", "true"), _hearsay,
-           "does the report bear out what they say?"),
+    Recipe("answers", "agreement", ("disagrees", "agrees"), ("no", "yes"), _answer,
+           "does the second speaker agree with the first?"),
+    Recipe("hearsay", "agreement", ("denied", "borne out"), ("false", "true"), _hearsay,
+           "is what they say borne out?"),
 )  # fmt: skip
 
 
