@@ -23,7 +23,7 @@ from transferscope.transfer import TransferMatrix, TypeMeans, by_type
 DEFAULT_FOLDER = "transferscope-demo"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 SEEDS = 2
-TUNING = {"rows": 15, "steps": 80, "learning_rate": 0.02, "evaluate_every": 40, "batch_size": 32}
+TUNING = {"rows": 15, "steps": 80, "learning_rate": 0.03, "evaluate_every": 40, "batch_size": 32}
 
 
 @dataclass(frozen=True)
