@@ -11,9 +11,10 @@ import pytest
 
 import indicators
 from transferscope import comparison, ranking
+from transferscope.comparison import IndicatorMatrix
 from transferscope.errors import IndicatorInputError, InputError, PromptError, SignatureError
 from transferscope.prompts import RECORD, SoftPrompt, save_prompt
-from transferscope.ranking import Ranking, rank, rank_prompts
+from transferscope.ranking import Ranking, rank, rank_prompts, rank_values
 from transferscope.signatures import Signature
 from transferscope.transfer import TransferMatrix
 
@@ -263,3 +264,27 @@ def test_prompt_folders_that_cannot_be_ranked(tmp_path: Path) -> None:
     write(tmp_path / "other" / "a", 0.1, "a")
     with pytest.raises(IndicatorInputError, match="'on' needs stimulation, and 'target' has no stimulation"):
         rank_prompts(target, [tmp_path / "other"], indicator="on")
+
+
+def table(values: list[list[float]], name: str = "on") -> IndicatorMatrix:
+    return IndicatorMatrix(name, ("a", "b", "c"), np.array(values))
+
+
+def test_values_from_a_table_are_ranked_by_the_targets_column() -> None:
+    matrix = table([[1.0, 0.2, 0.9], [0.5, 1.0, 0.3], [0.7, np.nan, 1.0]])
+    ranking = rank_values("a", [matrix], types={"a": "x", "b": "x", "c": "y"})
+    assert [(source.source, source.score) for source in ranking.sources] == [("c", 0.7), ("b", 0.5)]
+    assert all(source.low is None and source.ties_with_best is None for source in ranking.sources)
+    same = next(baseline for baseline in ranking.baselines if baseline.name == "same_type")
+    assert same.best == ("b",)
+    assert [source.source for source in rank_values("b", [matrix]).sources] == ["a"]  # c has no value
+
+
+def test_values_from_a_table_name_what_is_wrong() -> None:
+    one, other = table([[1.0] * 3] * 3), table([[1.0] * 3] * 3, "on_raw")
+    with pytest.raises(InputError, match=r"no indicator 'onn' in the table. Did you mean 'on'"):
+        rank_values("a", [one, other], indicator="onn")
+    with pytest.raises(InputError, match="several indicators: name one"):
+        rank_values("a", [one, other])
+    with pytest.raises(InputError, match="no target 'd'"):
+        rank_values("d", [one])

@@ -18,6 +18,7 @@ from transferscope.errors import IndicatorInputError, InputError, PromptError, s
 from transferscope.prompts import RECORD
 
 if TYPE_CHECKING:
+    from transferscope.comparison import IndicatorMatrix
     from transferscope.signatures import Signature
     from transferscope.transfer import TransferMatrix
 
@@ -106,6 +107,51 @@ def rank_prompts(
     model = str(comparison.soft_prompts.load_prompt(own[0]).provenance.get("model") or "")
     facts = _facts(goal, sources, types=types)
     return _rank(goal, sources, model, indicator, facts, notes, seed, resamples)
+
+
+def rank_values(
+    target: str,
+    matrices: Sequence[IndicatorMatrix],
+    *,
+    indicator: str | None = None,
+    transfer: TransferMatrix | None = None,
+    types: Mapping[str, str] | None = None,
+) -> Ranking:
+    """Rank sources by indicator values that are there already (larger: transfers better), from a table, say.
+
+    `indicator` None takes the only one, or the default if it is among them. There are no trials in such a
+    table, so there are no intervals. Raises InputError: unknown target or indicator, no source with a value.
+    """
+    by_name = {matrix.indicator: matrix for matrix in matrices}
+    name = indicator or (DEFAULT if DEFAULT in by_name else next(iter(by_name)) if len(by_name) == 1 else "")
+    if name not in by_name:
+        asked = (
+            f"no indicator {name!r} in the table" if name else "the table has several indicators: name one"
+        )
+        raise InputError(f"{asked}. {suggest(name, by_name)}")
+    matrix = by_name[name]
+    if target not in matrix.tasks:
+        raise InputError(f"no target {target!r} in the table. {suggest(target, matrix.tasks)}")
+    column = matrix.values[:, matrix.tasks.index(target)]
+    scores = {
+        task: float(value)
+        for task, value in zip(matrix.tasks, column, strict=True)
+        if task != target and np.isfinite(value)
+    }
+    if not scores:
+        raise InputError(f"the table has no {name} of a source for {target!r}")
+    sources = [Material(task, {}) for task in scores]
+    facts = _facts(Material(target, {}), sources, transfer, types)
+    order = sorted(scores, key=lambda task: -scores[task])  # stable: ties stay as given
+    ranked = tuple(
+        RankedSource(
+            place, task, scores[task], None, None, None, facts.measured.get(task), facts.types.get(task)
+        )
+        for place, task in enumerate(order, start=1)
+    )
+    beside, missing = baselines(facts)
+    notes = ("Values from a table: no trials, so no interval, and no telling which sources tie.",)
+    return Ranking(target, "", name, ranked, tuple(beside), (*notes, _about_measuring(ranked), *missing))
 
 
 def _beside(goal: Material, found: list[Material]) -> tuple[list[Material], tuple[str, ...]]:

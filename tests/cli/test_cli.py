@@ -219,7 +219,7 @@ def test_verbose_shows_the_traceback(study: FakePipeline) -> None:
     ("args", "message"),
     [
         (["rnak"], "no command 'rnak'. Did you mean 'rank'?"),
-        (["rank", "a"], "give either --study DIR or --prompts DIR"),
+        (["rank", "a"], "give one of --study DIR, --prompts DIR"),
         (["rank", "a", "--study", "s", "--format", "xml"], "'xml' is not one of"),
         (["compare"], "give either --study DIR or --prompts DIR"),
         (["tune"], "Missing option '--study'"),
@@ -337,3 +337,34 @@ def test_help_works_after_every_command_was_imported() -> None:
     assert CliRunner().invoke(main, ["--help"]).exit_code == 0
     public = {name for name in vars(package) if not name.startswith("_")}
     assert not public & set(vars(builtins))
+
+
+def test_rank_a_table_of_ones_own(tmp_path: Path) -> None:
+    values, moved, types = tmp_path / "values.csv", tmp_path / "transfer.csv", tmp_path / "types.csv"
+    values.write_text("indicator,source,target,value\non,a,c,0.2\non,b,c,0.9\n")
+    moved.write_text(
+        "protocol,source,target,seed,metric,value\nzero-shot,a,c,0,accuracy,0.8\nzero-shot,b,c,0,accuracy,0.6\n"
+    )
+    types.write_text("task,type\na,x\nb,y\nc,x\n")
+    result = CliRunner().invoke(
+        main,
+        [
+            "rank",
+            "c",
+            "--indicators",
+            str(values),
+            "--transfer",
+            str(moved),
+            "--types",
+            str(types),
+            "--format",
+            "json",
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [(source["source"], source["measured"]) for source in found["sources"]] == [("b", 0.6), ("a", 0.8)]
+    assert {baseline["name"] for baseline in found["baselines"]} >= {"random", "same_type"}
+    wrong = CliRunner().invoke(main, ["rank", "d", "--indicators", str(values)])
+    assert wrong.exit_code == 2
+    assert "no target 'd' in the table" in wrong.stderr

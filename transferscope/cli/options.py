@@ -76,3 +76,20 @@ def read_types(path: Path | None) -> dict[str, str] | None:
             )
         types[row["task"]] = row["type"]
     return types
+
+
+def read_indicators(path: Path) -> Any:
+    """Indicator matrices from a long CSV file: indicator,source,target,value (larger: transfers better)."""
+    from transferscope import comparison, store
+
+    return comparison.from_rows(store.read_csv(path, comparison.COLUMNS, numbers={"value"}), str(path))
+
+
+def read_transfer(path: Path | None) -> Any:
+    """Measured transfer, of the first protocol in a CSV file protocol,source,target,seed,metric,value."""
+    from transferscope import store, transfer
+
+    if path is None:
+        return None
+    rows = store.read_csv(path, transfer.COLUMNS, numbers={"seed", "value"})
+    return next(iter(transfer.from_rows(rows)), None)
