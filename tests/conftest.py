@@ -20,7 +20,7 @@ if not NETWORK:
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
         os.environ[variable] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a tokenizer's threads and a forked child do not mix
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are too small for more
 
 # A loaded machine is not a failed test; in CI the examples are the same in every run.
 hypothesis.settings.register_profile(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,14 +58,6 @@ class Golden:
 
 def _pairs(split: list[dict[str, Any]]) -> Pairs:
     return [([int(token) for token in item["sentence"].split()], int(item["label"])) for item in split]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # these models are too small for more
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

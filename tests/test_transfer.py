@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +18,6 @@ from transferscope.tasks import Example, Task
 from transferscope.transfer import COLUMNS, TransferMatrix, from_rows, to_rows, zero_shot, zero_shot_column
 
 FILL = ["movie", "film", "plot", "story", "food", "the", "a", "was", "very", "it"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # these models are too small for more
-    yield
-    torch.set_num_threads(before)
 
 
 def task(name: str, words: tuple[str, ...], seed: int, **fields: Any) -> Task:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,6 @@ HERE = Path(__file__).resolve()
 FILL = ["movie", "film", "plot", "story", "food", "the", "a", "was", "is", "very", "quite", "so", "and", "it"]
 CLUES = ("likes", "hates")
 QUICK: dict[str, Any] = {"rows": 3, "steps": 10, "batch_size": 8, "evaluate_every": 3, "learning_rate": 0.05}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # these models are too small for more
-    yield
-    torch.set_num_threads(before)
 
 
 def text(rng: np.random.Generator, clue: str) -> list[str]:
