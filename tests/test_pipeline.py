@@ -19,6 +19,7 @@ import yaml
 from tests import tiny
 from transferscope import files, pipeline, store
 from transferscope.errors import StudyError, TaskError, TemplateError
+from transferscope.exporters import export
 from transferscope.pipeline import open_study
 
 TASKS = {
@@ -272,3 +273,15 @@ def test_leftovers_of_a_killed_process_are_removed(study: Path) -> None:
     (study / name).write_bytes(b"half")
     open_study(study)
     assert not (study / name).exists()
+
+
+def test_prompts_at_the_majority_class_are_named(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", seeds=1)  # six steps on a random model teach nothing
+    pipe = open_study(study)
+    summary = pipe.run()
+    weak = [task.task for task in summary.tasks if task.weak]
+    assert weak
+    for task in summary.tasks:
+        assert task.weak == (task.score < 0.5 + 2 * (0.25 / 20) ** 0.5)
+    for text in (export(summary, "table"), "\n".join(pipe.rank("films").notes)):
+        assert f"of which little can be said: {', '.join(weak)}" in " ".join(text.split())

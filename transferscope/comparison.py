@@ -104,6 +104,16 @@ def own_score(provenance: Mapping[str, Any]) -> float | None:
     return float(values.mean()) if values.size and np.isfinite(values).all() else None
 
 
+def no_better_than_majority(provenance: Mapping[str, Any]) -> bool:
+    """Whether a task's accuracy is within two standard errors of its majority class's; False if not known."""
+    scores, examples = provenance.get("scores"), provenance.get("dev_examples")
+    own = own_score(provenance)
+    if own is None or not examples or not isinstance(scores, list) or scores[0].get("metric") != "accuracy":
+        return False
+    majority = float(scores[0].get("majority", 0.0))
+    return own < majority + 2 * (majority * (1 - majority) / examples) ** 0.5
+
+
 def compare(signatures: Sequence[Signature], names: Sequence[str] | None = None) -> list[IndicatorMatrix]:
     """All pairs of signatures by each indicator.
 

@@ -366,8 +366,10 @@ def _tables(summary: StudySummary) -> list[Table]:
         (t.task, t.type, t.metric, t.seeds, t.score, t.spread, t.majority, t.source, t.ties)
         for t in summary.tasks
     )
-    notes = (f"study {summary.folder}, model {summary.model}; scores on dev, which tuning never saw",)
-    return [Table(columns, rows, "Tasks, their prompts, and the source ranked first", notes)]
+    notes = [f"study {summary.folder}, model {summary.model}; scores on dev, which tuning never saw"]
+    if weak := [t.task for t in summary.tasks if t.weak]:
+        notes.append(f"{ranking.WEAK}: {', '.join(weak)}")
+    return [Table(columns, rows, "Tasks, their prompts, and the source ranked first", tuple(notes))]
 
 
 tabular(StudySummary, _tables)

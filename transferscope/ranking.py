@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT, WITHOUT_PROMPTS = "prompt_cosine_mean_token", "on"
 TINY = 1e-12  # differences below are rounding
+WEAK = "Prompts no better than the majority class (within two standard errors), of which little can be said"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ def rank(
     goal = replace(materials.pop(target), task=target)
     sources = [replace(material, task=name) for name, material in materials.items()]
     facts = _facts(goal, sources, transfer, types, sizes)
-    return _rank(goal, sources, model, indicator, facts, (), seed, resamples)
+    weak = [name for name, one in signatures.items() if comparison.no_better_than_majority(one.provenance)]
+    notes = [f"{WEAK}: {', '.join(weak)}."] if weak else []
+    return _rank(goal, sources, model, indicator, facts, notes, seed, resamples)
 
 
 def rank_prompts(

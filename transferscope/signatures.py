@@ -114,6 +114,7 @@ def extract(
             "type": task.type,
             "labels": list(task.labels),
             "train_examples": len(task.train),
+            "dev_examples": len(task.dev),
             "truncated_texts": train.truncated + dev.truncated,
             "template": prompts[0].template,
             "active_means": "gate > 0" if any(gate is not None for gate in backbone.gates()) else "value > 0",

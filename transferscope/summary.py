@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transferscope.comparison import no_better_than_majority
 from transferscope.correlation import CorrelationReport
 from transferscope.ranking import Ranking
 from transferscope.signatures import Signature
@@ -25,6 +26,7 @@ class TaskSummary:
     majority: float
     source: str | None
     ties: int | None
+    weak: bool
 
     @classmethod
     def of(cls, name: str, signature: Signature, type_: str | None, ranking: Ranking | None) -> TaskSummary:
@@ -45,6 +47,7 @@ class TaskSummary:
             majority=float(scores[0]["majority"]),
             source=first.source if first else None,
             ties=ties,
+            weak=no_better_than_majority(signature.provenance),
         )
 
 
