@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -368,3 +370,42 @@ def test_rank_a_table_of_ones_own(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(main, ["rank", "d", "--indicators", str(values)])
     assert wrong.exit_code == 2
     assert "no target 'd' in the table" in wrong.stderr
+
+
+TERMINAL = """
+import click, sys
+from transferscope.cli.messages import channels
+from transferscope.cli.options import emit
+from transferscope.exporters import Table
+
+@click.command()
+def command():
+    report, progress = channels()
+    for done in range(3):
+        progress("tune", done, 3, "working")
+    emit(Table(("name",), (("the result",),)), "table", None)
+
+command()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_progress_is_off_the_terminal_before_the_result() -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = bytearray()
+    with contextlib.suppress(OSError):  # Linux says "no more" with an error
+        while data := os.read(ours, 1024):
+            shown.extend(data)
+    os.close(ours)
+    assert process.wait() == 0, shown.decode()
+    text = shown.decode()
+    assert "working" in text
+    assert "the result" in text
+    assert "working" not in text[text.index("the result") :]
+    assert "tune" not in text[text.index("the result") :]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from transferscope.cli.messages import channels
+from transferscope.cli.messages import channels, finish
 from transferscope.cli.options import terminal_width
 
 
@@ -25,4 +25,6 @@ def command(out: Path | None, seed: int) -> None:
     from transferscope.demo.story import tell
 
     report, progress = channels()
-    click.echo(tell(run_demo(out, seed=seed, report=report, progress=progress), terminal_width()))
+    story = tell(run_demo(out, seed=seed, report=report, progress=progress), terminal_width())
+    finish()
+    click.echo(story)

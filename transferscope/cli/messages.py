@@ -7,6 +7,15 @@ from typing import Any
 
 import click
 
+_BARS = "transferscope.bars"
+
+
+def finish() -> None:
+    """Take the progress bars off the terminal: before a result is printed, or they would be drawn into it."""
+    bars = click.get_current_context().meta.get(_BARS)
+    if bars is not None:
+        bars.stop()
+
 
 def silent() -> bool:
     """Whether --quiet was given."""
@@ -27,9 +36,15 @@ def channels() -> tuple[Callable[[str], None], Callable[[str, int, int, str], No
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # One bar a stage; what it is doing now stands behind it.
     bars = Progress(
-        *columns, TextColumn("{task.fields[text]}"), console=console, disable=not console.is_terminal
+        *columns,
+        TextColumn("{task.fields[text]}"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
     )
-    click.get_current_context().call_on_close(bars.stop)
+    context = click.get_current_context()
+    context.meta[_BARS] = bars
+    context.call_on_close(bars.stop)
     stages: dict[str, Any] = {}
 
     def report(line: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from transferscope.cli.messages import channels, report
+from transferscope.cli.messages import channels, finish, report
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +39,7 @@ def emit(record: Any, format_: str, output: Path | None) -> None:
     from transferscope.exporters import export
 
     text = export(record, format_, width=None if output else terminal_width())
+    finish()
     if output is None:
         click.echo(text)
     else:
