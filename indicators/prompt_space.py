@@ -155,7 +155,7 @@ def _maxsim_pairs(sources: Sequence[ArrayLike], targets: Sequence[ArrayLike]) ->
     zero_value=0.0,
     degenerate="a zero token counts as a cosine of 0 with every token",
     formula="mean_j max_i cos(x_i, y_j), over the tokens j of the target",
-    source="Khattab & Zaharia, SIGIR 2020 (ColBERT), eq. 3, divided by P; the target is the query",
+    source="Khattab & Zaharia, SIGIR 2020 (ColBERT), divided by P; the target is the query",
     requires_equal_rows=False,
     rows="free",
     scale="each",

@@ -1,4 +1,4 @@
-"""Slow versions of baseline, Acc and Pred, written like the formulas of Wang et al. (2022), section 3.
+"""Slow versions of baseline, Acc and Pred, written like the formulas of Wang et al. (EMNLP 2022).
 
 Plain loops over nested lists: activations by example, ``acts[i][l][p][n]``, and a list of class ids. Nothing
 here is from the package.

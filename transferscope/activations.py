@@ -71,7 +71,7 @@ class Probe:
 
     @classmethod
     def of(cls, attached: Attached) -> Probe:
-        """The probed rows of a prompt in its template, as DESIGN's words define them."""
+        """The probed rows of a prompt in its template."""
         kind = attached.backbone.architecture.kind
         stacks = [stack for stack, _, _ in attached.backbone.down_projections()]
         kinds = tuple(templates.probed(attached.template, kind, stack.rows) for stack in stacks)
@@ -115,17 +115,17 @@ class Moments:
     def add(self, layer: int, values: Tensor, labels: Tensor) -> None:
         """Take in one layer of a batch: values [B, P', N] with P' <= P, class ids [B]."""
         size, rows, _ = values.shape
-        onehot = _onehot(labels, self.counts)  # [K, B]
+        members = onehot(labels, self.counts)  # [K, B]
         flat = values.reshape(size, -1).to(self.sums.dtype)
-        by_class = (onehot @ flat).reshape(-1, rows, values.shape[2])  # [K, P', N]
+        by_class = (members @ flat).reshape(-1, rows, values.shape[2])  # [K, P', N]
         before = self.counts.sum() - (size if layer else 0)  # layer 0 comes first and has counted this batch
-        shift = _shift(self.sums[:, layer, :rows].sum(0), before, by_class.sum(0), onehot.sum())
+        shift = _shift(self.sums[:, layer, :rows].sum(0), before, by_class.sum(0), members.sum())
         # Exactly 0 where all are alike, however large they are.
         within = (values - values[:1]).float().var(0, correction=0)
         self.squares[layer, :rows] += size * within.to(self.sums.dtype) + shift
         self.sums[:, layer, :rows] += by_class
         if layer == 0:
-            self.counts += onehot.sum(1)
+            self.counts += members.sum(1)
 
     def __add__(self, other: Moments) -> Moments:
         shift = _shift(self.sums.sum(0), self.counts.sum(), other.sums.sum(0), other.counts.sum())
@@ -172,12 +172,12 @@ class FireCounts:
     def add(self, layer: int, values: Tensor, labels: Tensor) -> None:
         """Take in one layer of a batch: values [B, P', N] with P' <= P, class ids [B]."""
         size, rows, neurons = values.shape
-        onehot = _onehot(labels, self.counts)
+        members = onehot(labels, self.counts)
         fired = (values.float() > self.thresholds[layer, :rows]).reshape(size, -1).float()
         # Counts of one batch are small whole numbers: exact in float32.
-        self.fires[:, layer, :rows] += (onehot.float() @ fired).reshape(-1, rows, neurons)
+        self.fires[:, layer, :rows] += (members.float() @ fired).reshape(-1, rows, neurons)
         if layer == 0:
-            self.counts += onehot.sum(1)
+            self.counts += members.sum(1)
 
     def __add__(self, other: FireCounts) -> FireCounts:
         return FireCounts(self.thresholds, self.counts + other.counts, self.fires + other.fires)
@@ -211,8 +211,9 @@ def to_numpy(values: Tensor) -> np.ndarray:
     return values.detach().cpu().to(torch.float64).numpy()
 
 
-def _onehot(labels: Tensor, counts: Tensor) -> Tensor:
-    # [K, B]; a product with it sums by class, in a fixed order, without leaving the device.
-    return (labels.unsqueeze(0) == torch.arange(len(counts), device=labels.device).unsqueeze(1)).to(
-        counts.dtype
-    )
+def onehot(labels: Tensor, like: Tensor) -> Tensor:
+    """Class ids [B] as [K, B] in the dtype of ``like`` [K, ...].
+
+    A product with it sums by class, in a fixed order, without leaving the device.
+    """
+    return (labels.unsqueeze(0) == torch.arange(len(like), device=labels.device).unsqueeze(1)).to(like.dtype)

@@ -24,8 +24,8 @@ Floats = NDArray[np.float64]
 
 COLUMNS = ("indicator", "source", "target", "value")
 
-# Averaged over trials before the indicator is computed, as Wang et al. define predictivity (their eq. 5); of
-# all other needs every pair of trials is compared and the values are averaged.
+# Averaged over trials before the indicator is computed, as Wang et al. define predictivity; of all other
+# needs every pair of trials is compared and the values are averaged.
 POOLED = frozenset({"predictivity"})
 
 # These read how strong a stimulation is. All others ask only whether a neuron is active, which in a gated FFN
@@ -119,7 +119,7 @@ def compare(signatures: Sequence[Signature], names: Sequence[str] | None = None)
 
     `names` None takes all that can be computed, ON by groups of three layers included. Over trials: the mean
     over all pairs of trials (of different trials for a task with itself); an indicator that needs
-    predictivity alone reads its mean over trials (Wang et al., EMNLP 2022, eq. 5).
+    predictivity alone reads its mean over trials (Wang et al., EMNLP 2022).
 
     Raises SignatureError (none, a task twice, different backbones), IndicatorInputError (unknown name, a need
     that is missing, shapes that an indicator asked for cannot take).

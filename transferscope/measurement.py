@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from transferscope import attachment
-from transferscope.activations import FireCounts, Moments, Probe, capture, to_numpy
+from transferscope.activations import FireCounts, Moments, Probe, capture, onehot, to_numpy
 from transferscope.attachment import Attached
 from transferscope.encoding import Encoded, batches, buckets, empty_text, from_token_ids, in_order, room
 from transferscope.errors import TaskError
@@ -111,24 +111,21 @@ def measure(
         moments = Moments.zeros(classes, shape, backbone.device)
         _stream(attached, probe, train, moments, compat=compat, token_budget=token_budget)
         counts = FireCounts.above(moments.mean, classes)
-        hidden = _stream(attached, probe, dev, counts, compat=compat, token_budget=token_budget)
+        readout = _stream(attached, probe, dev, counts, compat=compat, token_budget=token_budget)
         stimulation, active = stimulate(attached, blank)
     subtasks = [1] if classes == 2 else list(range(classes))
     balanced = classes > 2 if balanced is None else balanced
     accuracy = np.stack([to_numpy(counts.accuracy(c, balanced=balanced)) for c in subtasks])
     defined = moments.varies.cpu().numpy() & probe.exists[:, :, None]
-    onehot = dev.labels[None, :] == np.arange(classes)[:, None]
-    features = (onehot @ hidden.astype(np.float64)) / onehot.sum(axis=1, keepdims=True)
-    return NeuronMeasurement(
-        to_numpy(moments.mean), accuracy, stimulation, active, defined, features.astype(np.float32)
-    )
+    features = to_numpy(readout / counts.counts.unsqueeze(1)).astype(np.float32)
+    return NeuronMeasurement(to_numpy(moments.mean), accuracy, stimulation, active, defined, features)
 
 
 def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The neurons that a prompt fires with nothing to read: values [L, N] float32 and active [L, N] bool.
 
     Taken at the readout row; in encoder layers of an encoder-decoder, whose readout is in the decoder, at the
-    first prompt row. Needs no task data. Source: Su et al. 2022, sec. 6.1.
+    first prompt row. Needs no task data. Source: Su et al., NAACL 2022.
     """
     backbone = attached.backbone
     blank = empty_text(backbone) if blank is None else blank
@@ -158,36 +155,29 @@ def _stream(
     *,
     compat: bool,
     token_budget: int,
-) -> np.ndarray:
+) -> Tensor:
     """One pass: the probed rows of every layer go into the statistics.
 
-    Returns the readout rows [S, D] float32.
+    Returns the sums of the readout rows by class, [K, D]. Nothing grows with the number of examples.
     """
     backbone = attached.backbone
+    groups = buckets(data, prompt_rows=attached.rows, token_budget=token_budget)
     if compat:
         groups = in_order(len(data), COMPAT_BATCH)
-    else:
-        groups = buckets(data, prompt_rows=attached.rows, token_budget=token_budget)
-    hidden: list[Tensor] = []
-    with torch.inference_mode():
+    sums = statistics.counts.new_zeros(len(statistics.counts), backbone.hidden_size)
+    now: list[tuple[Placed, Tensor]] = []
+
+    def sink(layer: int, values: Tensor, gate: Tensor | None) -> None:
+        placed, labels = now[0]
+        statistics.add(layer, probe.pick(layer, values, placed), labels)
+
+    with torch.inference_mode(), capture(backbone, sink):
         for batch in batches(backbone, data, groups):
             placed = attached.place(batch)
-
-            def sink(
-                layer: int,
-                values: Tensor,
-                gate: Tensor | None,
-                placed: Placed = placed,
-                labels: Tensor = batch.labels,
-            ) -> None:
-                statistics.add(layer, probe.pick(layer, values, placed), labels)
-
-            with capture(backbone, sink):
-                hidden.append(attached.forward(placed).float())
-    rows = torch.cat(hidden).cpu().numpy()
-    ordered = np.empty_like(rows)
-    ordered[np.concatenate(groups)] = rows
-    return ordered
+            now[:] = [(placed, batch.labels)]
+            hidden = attached.forward(placed)
+            sums += onehot(batch.labels, sums) @ hidden.to(sums.dtype)
+    return sums
 
 
 @contextmanager

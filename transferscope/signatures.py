@@ -63,7 +63,7 @@ class Signature:
 
     @property
     def mean_predictivity(self) -> np.ndarray:
-        """Predictivity [L, N]: mean over trials (Wang et al., eq. 5), then over subtasks."""
+        """Predictivity [L, N]: mean over trials (Wang et al., EMNLP 2022), then over subtasks."""
         return _nan_mean(self.subtask_predictivity)
 
     def skill_mask(self, rate: float, by: str = "layer") -> np.ndarray:

@@ -101,9 +101,8 @@ def zero_shot(
     targets: Mapping[str, Task],
     **options: Any,
 ) -> TransferMatrix:
-    """Every source prompt, unchanged, on every target with the target's label words (Su et al.
-
-    2022, sec. 4).
+    """Every source prompt, unchanged, on every target with the target's label words (Su et al., NAACL
+    2022).
     """
     columns = [(task, zero_shot_column(backbone, prompts, task, **options)) for task in targets.values()]
     rows = [row for task, column in columns for row in column_rows(task, column)]
@@ -177,7 +176,7 @@ class TypeMeans:
 
 
 def by_type(matrix: TransferMatrix, types: Mapping[str, str]) -> TypeMeans:
-    """Means within and across task types; a task with itself is left out (Su et al. 2022, sec. 4.1)."""
+    """Means within and across task types; a task with itself is left out (Su et al., NAACL 2022)."""
     groups: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     for source in matrix.sources:
         for target in matrix.targets:

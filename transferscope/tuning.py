@@ -119,8 +119,7 @@ def tune(
     ``majority``. With a ``folder``, the state is written there at each evaluation and a later call with the
     same inputs goes on from it. The same seed on the same machine gives the same prompt, interrupted or not.
 
-    Source: Su et al. 2022, sec. 3; Wang et al. 2022, sec. 2.2 (both tune on cross-entropy over the label
-    words).
+    Source: Su et al., NAACL 2022; Wang et al., EMNLP 2022: both tune on cross-entropy over the label words.
     """
     settings = settings or TuningSettings()
     if init_from is not None:  # its number of rows is kept, and the text gets the room they leave
