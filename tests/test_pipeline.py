@@ -285,3 +285,11 @@ def test_prompts_at_the_majority_class_are_named(tmp_path: Path) -> None:
         assert task.weak == (task.score < 0.5 + 2 * (0.25 / 20) ** 0.5)
     for text in (export(summary, "table"), "\n".join(pipe.rank("films").notes)):
         assert f"of which little can be said: {', '.join(weak)}" in " ".join(text.split())
+
+
+def test_a_rounding_dtype_is_said(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", seeds=1, model={"name": "model", "dtype": "bfloat16"})
+    lines: list[str] = []
+    signatures = open_study(study, report=lines.append).extract(["films"])
+    assert np.isfinite(signatures["films"].mean_predictivity).any()
+    assert any("bfloat16: predictivity compares rounded activations" in line for line in lines)

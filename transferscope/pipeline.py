@@ -314,6 +314,11 @@ class Pipeline:
             if not changed:
                 return signature
             self.report(f"extracting {name} again: {'; '.join(changed)}")
+        if settings.model.dtype != "float32":
+            self.report(
+                f"  {settings.model.dtype}: predictivity compares rounded activations, and how many that "
+                "flips is not measured; float32 is what the published procedure used"
+            )
         signature = extract(
             self.backbone,
             self.task(name),
