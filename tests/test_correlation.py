@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from transferscope.comparison import IndicatorMatrix, from_rows
-from transferscope.correlation import correlate, regret_at_1, spearman
+from transferscope.comparison import IndicatorMatrix, Material, from_rows
+from transferscope.correlation import CorrelationReport, correlate, regret_at_1, spearman
 from transferscope.errors import InputError
+from transferscope.ranking import choose
 from transferscope.transfer import TransferMatrix
 
 TASKS = ("a", "b", "c", "d", "e")
@@ -175,8 +176,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("backbone", PUBLISHED)
-def test_published_numbers(shared: Callable[..., Path], backbone: str) -> None:
+def published_report(shared: Callable[..., Path], backbone: str) -> CorrelationReport:
     cells = {}
     for file in shared("published", "Prompt-Transferability-1.0", "result").glob(f"*Prompt{backbone}/*.json"):
         source = file.stem.removeprefix("result_").removesuffix(f"Prompt{backbone}")
@@ -191,10 +191,25 @@ def test_published_numbers(shared: Callable[..., Path], backbone: str) -> None:
         rows = [row for row in csv.DictReader(file) if row["backbone"] == backbone]
     with shared("published", "task_types.csv").open() as file:
         types = {row["task"]: row["type"] for row in csv.DictReader(file)}
-    report = correlate(from_rows(rows), measured(values, tasks), types=types)
+    return correlate(from_rows(rows), measured(values, tasks), types=types)
+
+
+@pytest.mark.parametrize("backbone", PUBLISHED)
+def test_published_numbers(shared: Callable[..., Path], backbone: str) -> None:
+    report = published_report(shared, backbone)
     for name, expected in PUBLISHED[backbone].items():
         score = report.get(name)
         assert score.mean == pytest.approx(expected, abs=0.01)
         assert score.low is not None
         assert score.high is not None
         assert score.low < expected < score.high
+
+
+def test_the_evidence_that_rank_quotes_for_its_default(shared: Callable[..., Path]) -> None:
+    reports = [published_report(shared, backbone) for backbone in PUBLISHED]
+    _, why = choose([Material("a", {"prompt": [np.zeros((2, 3))]})])
+    assert f"({sum(len(report.targets) for report in reports)} targets)" in why
+    for name in ("C_meantoken", "same_type"):
+        scores = [report.get(name) for report in reports]
+        mean = np.average([score.mean for score in scores], weights=[score.n_targets for score in scores])
+        assert f"{mean:.3f}".lstrip("0") in why

@@ -251,8 +251,9 @@ def choose(materials: Sequence[Material]) -> tuple[str, str]:
     supplied = comparison.have(materials)
     if "prompt" in supplied:
         return DEFAULT, (
-            f"Indicator {DEFAULT}: the default. It needs prompts alone, and agreed best of the label-free "
-            'indicators with published transfer (mean per-target Spearman .39; "same task type": .53).'
+            f"Indicator {DEFAULT}: the default. It needs prompts alone, and prompts of any length. With "
+            "the published transfer of RoBERTa-base and T5-small (31 targets) its mean per-target Spearman is "
+            '.411, that of "same task type" .535.'
         )
     if "stimulation" in supplied:
         return WITHOUT_PROMPTS, (
