@@ -252,8 +252,8 @@ def choose(materials: Sequence[Material]) -> tuple[str, str]:
     if "prompt" in supplied:
         return DEFAULT, (
             f"Indicator {DEFAULT}: the default. It needs prompts alone, and prompts of any length. With "
-            "the published transfer of RoBERTa-base and T5-small (31 targets) its mean per-target Spearman is "
-            '.411, that of "same task type" .535.'
+            "the published transfer of RoBERTa-base and T5-small (31 targets) its mean per-target Spearman "
+            'is .411, that of "same task type" .535.'
         )
     if "stimulation" in supplied:
         return WITHOUT_PROMPTS, (
