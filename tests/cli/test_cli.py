@@ -223,7 +223,7 @@ def test_verbose_shows_the_traceback(study: FakePipeline) -> None:
         (["rnak"], "no command 'rnak'. Did you mean 'rank'?"),
         (["rank", "a"], "give one of --study DIR, --prompts DIR"),
         (["rank", "a", "--study", "s", "--format", "xml"], "'xml' is not one of"),
-        (["compare"], "give either --study DIR or --prompts DIR"),
+        (["compare"], "give one of --study DIR, --prompts DIR"),
         (["tune"], "Missing option '--study'"),
         (["list", "tasks"], "'list tasks' needs --study DIR"),
         (
@@ -409,3 +409,18 @@ def test_progress_is_off_the_terminal_before_the_result() -> None:
     assert "the result" in text
     assert "working" not in text[text.index("the result") :]
     assert "tune" not in text[text.index("the result") :]
+
+
+def test_compare_a_table_of_ones_own(tmp_path: Path) -> None:
+    values = tmp_path / "values.csv"
+    values.write_text("indicator,source,target,value\non,a,b,0.2\non,b,a,0.9\non_raw,a,b,0.5\n")
+    result = call("compare", "--indicators", values, "--indicator", "on", "--format", "csv")
+    assert result.exit_code == 0, result.output
+    rows = [row for row in csv.DictReader(io.StringIO(result.stdout)) if row["source"] != row["target"]]
+    assert [(row["indicator"], row["source"], row["value"]) for row in rows] == [
+        ("on", "a", "0.2"),
+        ("on", "b", "0.9"),
+    ]
+    wrong = call("compare", "--indicators", values, "--indicator", "onn")
+    assert wrong.exit_code == 2
+    assert "has no indicator 'onn'. Did you mean 'on'" in wrong.stderr

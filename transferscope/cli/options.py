@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,11 +79,20 @@ def read_types(path: Path | None) -> dict[str, str] | None:
     return types
 
 
-def read_indicators(path: Path) -> Any:
-    """Indicator matrices from a long CSV file: indicator,source,target,value (larger: transfers better)."""
-    from transferscope import comparison, store
+def read_indicators(path: Path, names: Sequence[str] = ()) -> Any:
+    """Indicator matrices (these, or all) from a long CSV file: indicator,source,target,value.
 
-    return comparison.from_rows(store.read_csv(path, comparison.COLUMNS, numbers={"value"}), str(path))
+    Larger means "transfers better". InputError for a name that is not in the file.
+    """
+    from transferscope import comparison, store
+    from transferscope.errors import InputError, suggest
+
+    rows = store.read_csv(path, comparison.COLUMNS, numbers={"value"})
+    matrices = {matrix.indicator: matrix for matrix in comparison.from_rows(rows, str(path))}
+    for name in names:
+        if name not in matrices:
+            raise InputError(f"{path} has no indicator {name!r}. {suggest(name, matrices)}")
+    return [matrices[name] for name in names or matrices]
 
 
 def read_transfer(path: Path | None) -> Any:
