@@ -293,3 +293,20 @@ def test_a_rounding_dtype_is_said(tmp_path: Path) -> None:
     signatures = open_study(study, report=lines.append).extract(["films"])
     assert np.isfinite(signatures["films"].mean_predictivity).any()
     assert any("bfloat16: predictivity compares rounded activations" in line for line in lines)
+
+
+def test_a_run_computes_the_indicators_once(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = pipeline.comparison.compare, []
+
+    def compare(signatures: Any, names: Any = None) -> Any:
+        calls.append(names)
+        return real(signatures, names)
+
+    monkeypatch.setattr(pipeline.comparison, "compare", compare)
+    pipe = open_study(study)
+    pipe.run()
+    assert calls == [None]
+    assert [matrix.indicator for matrix in pipe.compare(["on"])] == [
+        "on"
+    ]  # others by name are not the kept ones
+    assert calls == [None, ["on"]]

@@ -134,9 +134,11 @@ def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndar
     batch = next(batches(backbone, blank, [np.arange(1)]))
     with torch.inference_mode():
         placed = attached.place(batch)
+        # Once, not in each layer's hook: it waits for the device. 0 for an encoder-decoder: the decoder start
+        # in the decoder, the first prompt row in the encoder.
+        row = int(placed.readout[0])
 
         def sink(layer: int, neurons: Tensor, gate: Tensor | None) -> None:
-            row = int(placed.readout[0])  # 0 for an encoder-decoder: the decoder start, the first prompt row
             values[layer] = neurons[0, row].float()
             gates[layer] = values[layer] if gate is None else gate[0, row].float()
 

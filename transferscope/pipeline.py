@@ -63,6 +63,7 @@ class Pipeline:
         self._tasks: dict[str, Task] = {}
         self._prompts: dict[str, tuple[SoftPrompt, ...]] = {}
         self._signatures: dict[str, Signature] = {}
+        self._matrices: list[IndicatorMatrix] | None = None
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -145,12 +146,15 @@ class Pipeline:
 
     def compare(self, names: Sequence[str] | None = None) -> list[IndicatorMatrix]:
         """All pairs of tasks by these indicators (None: the study's, or all that can be computed)."""
+        if names is None and self._matrices is not None:
+            return self._matrices
         wanted = list(names or self.settings.indicators or []) or None
         signatures = self.extract()
         matrices = comparison.compare(list(signatures.values()), wanted)
         file = self.study.path("indicators.csv")
         inputs = {"signatures": [self._inputs(s) for s in signatures.values()], "names": wanted}
         # Asked for by name, on the spot: shown, but the table of the study stays what the study says.
+        self._matrices = matrices if names is None else self._matrices
         if names is None and (store.provenance(file) or {}).get("inputs") != json.loads(json.dumps(inputs)):
             store.write_csv(
                 file, comparison.COLUMNS, comparison.to_rows(matrices), provenance={"inputs": inputs}
