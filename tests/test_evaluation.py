@@ -15,7 +15,8 @@ from tests import tiny
 from transferscope.attachment import attach, verbalizer
 from transferscope.encoding import Encoded, collate, from_token_ids
 from transferscope.errors import InputError
-from transferscope.evaluation import METRICS, evaluate, evaluation
+from transferscope.evaluation import evaluate, evaluation
+from transferscope.metrics import METRICS
 from transferscope.models import wrap
 
 WORDS = (9, 20, 12)

@@ -65,6 +65,11 @@ class Readout:
             return self.backbone.label_logits(rows, self.word_ids)
         return torch.nn.functional.linear(rows.float(), self.weight, self.bias)  # type: ignore[arg-type]
 
+    def loss(self, attached: Attached, batch: Batch) -> Tensor:
+        """Mean cross-entropy of a batch (nats), differentiable with respect to the prompt."""
+        logits = self.logits(attached.forward(attached.place(batch)))
+        return torch.nn.functional.cross_entropy(logits.float(), batch.labels)
+
 
 def attach(backbone: Backbone, prompt: SoftPrompt | Tensor, template: str | None = None) -> Attached:
     """Attach a prompt (or a tensor of its rows P', the mask row not among them).

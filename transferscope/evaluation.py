@@ -1,4 +1,4 @@
-"""A prompt's score on a task: logits at the readout row, then accuracy, macro-F1 or Matthews correlation."""
+"""A prompt's score on a task: class logits at the readout row, the loss, and the task's metric."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from transferscope.attachment import Attached, Readout
 from transferscope.encoding import Encoded, batches, buckets
-from transferscope.errors import InputError, suggest
+from transferscope.metrics import metric as find_metric
+from transferscope.models import Backbone
+from transferscope.templates import Batch
 
-METRICS = {
-    "accuracy": accuracy_score,
-    "macro_f1": lambda labels, predictions: f1_score(labels, predictions, average="macro", zero_division=0),
-    # One class alone correlates with nothing: 0 by convention, and scikit-learn warns.
-    "matthews": lambda labels, found: matthews_corrcoef(labels, found) if len({*labels, *found}) > 1 else 0.0,
-}
 TOKEN_BUDGET = 8192
 
 
@@ -31,32 +26,58 @@ class Evaluation:
     examples: int
     logits: np.ndarray
 
+    @property
+    def predictions(self) -> np.ndarray:
+        """The class found for each example, int64 [S]."""
+        return self.logits.argmax(axis=1)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An encoded split as batches on the device: made once, run by every prompt with this number of rows.
+
+    ``groups`` are the positions of the examples of each batch.
+    """
+
+    data: Encoded
+    rows: int
+    groups: tuple[np.ndarray, ...]
+    batches: tuple[Batch, ...]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def prepared(
+    backbone: Backbone, data: Encoded, *, prompt_rows: int, token_budget: int = TOKEN_BUDGET
+) -> Prepared:
+    """Bucket a split by length for prompts of P rows (the mask row counted) and put it on the device."""
+    groups = tuple(buckets(data, prompt_rows=prompt_rows, token_budget=token_budget))
+    return Prepared(data, prompt_rows, groups, tuple(batches(backbone, data, groups)))
+
 
 def evaluate(
     attached: Attached,
     readout: Readout,
-    data: Encoded,
+    data: Encoded | Prepared,
     *,
     metric: str = "accuracy",
     token_budget: int = TOKEN_BUDGET,
 ) -> Evaluation:
-    """Score a prompt on an encoded split. ``logits`` are in the order of the split."""
-    rows: list[torch.Tensor] = []
-    groups = buckets(data, prompt_rows=attached.rows, token_budget=token_budget)
+    """Score a prompt on a split. ``logits`` are in the order of the split."""
+    if isinstance(data, Encoded):
+        data = prepared(attached.backbone, data, prompt_rows=attached.rows, token_budget=token_budget)
     with torch.inference_mode():
-        for batch in batches(attached.backbone, data, groups):
-            rows.append(readout.logits(attached.forward(attached.place(batch))).float())
-        logits = torch.cat(rows).cpu().numpy()
+        rows = [readout.logits(attached.forward(attached.place(batch))).float() for batch in data.batches]
+        logits = torch.cat(rows).cpu().numpy()  # the only wait for the device
     ordered = np.empty_like(logits)
-    ordered[np.concatenate(groups)] = logits
-    return evaluation(ordered, data.labels, metric)
+    ordered[np.concatenate(data.groups)] = logits
+    return evaluation(ordered, data.data.labels, metric)
 
 
 def evaluation(logits: np.ndarray, labels: np.ndarray, metric: str) -> Evaluation:
     """The score of logits [S, K] against class ids [S]."""
-    if metric not in METRICS:
-        raise InputError(f"unknown metric {metric!r}. {suggest(metric, METRICS)}")
+    scored = find_metric(metric)
     wide = torch.from_numpy(logits.astype(np.float64))
     loss = float(torch.nn.functional.cross_entropy(wide, torch.from_numpy(labels)))
-    value = float(METRICS[metric](labels, logits.argmax(axis=1)))
-    return Evaluation(metric, value, loss, len(labels), logits)
+    return Evaluation(metric, scored.of(labels, logits.argmax(axis=1)), loss, len(labels), logits)

@@ -17,7 +17,8 @@ class TaskSpec(BaseModel, extra="forbid", frozen=True):
     """Where a task's data are and how to read them; docs/tasks.md explains each field.
 
     The data are a data set on the Hub (`dataset`), a folder of `save_to_disk` (`path`) or files (`train` and
-    `dev`). Built directly, it raises pydantic's ValidationError; `parse_spec` makes that one clear line.
+    `dev`). A task whose prompts were tuned elsewhere (`prompts`, a PEFT folder) needs none: it is a source
+    alone. Built directly, it raises pydantic's ValidationError; `parse_spec` makes that one clear line.
     """
 
     dataset: str | None = None
@@ -27,6 +28,7 @@ class TaskSpec(BaseModel, extra="forbid", frozen=True):
     train: str | None = None
     dev: str | None = None
     dev_fraction: float | None = Field(default=None, gt=0, lt=1)
+    prompts: str | None = Field(default=None, min_length=1)
     text: str | tuple[str, str] = "text"
     label: str = "label"
     labels: tuple[str, ...] | None = None
@@ -41,6 +43,11 @@ class TaskSpec(BaseModel, extra="forbid", frozen=True):
     def texts(self) -> tuple[str, ...]:
         """The names of the one or two text fields."""
         return (self.text,) if isinstance(self.text, str) else self.text
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there are texts: to tune on, to measure with, to be a target of transfer."""
+        return any(name is not None for name in (self.dataset, self.path, self.train))
 
     @property
     def given(self) -> str:
@@ -104,6 +111,8 @@ def _source_problem(spec: TaskSpec) -> str | None:
     """What is wrong with where the data come from, if anything."""
     if spec.dataset is not None and spec.path is not None:
         return f"expected {KINDS}, found {spec.given}"
+    if spec.prompts is not None and not spec.has_data and spec.dev is None:
+        return None
     if not spec.given and spec.train is None:
         return f"expected {KINDS}, found {'none' if spec.dev is None else f'dev {spec.dev!r} without train'}"
     if spec.dev is not None and spec.dev == (spec.train or "train"):

@@ -114,10 +114,12 @@ def tune(
 ) -> SoftPrompt:
     """Tune a soft prompt of ``settings.rows`` rows for a task. The backbone is frozen and gets no gradient.
 
-    Evaluates every ``evaluate_every`` steps on examples held out of train, keeps the best (score, then loss),
-    and scores that one on dev: ``provenance["scores"]`` has ``validation``, ``dev``, ``dev_loss`` and
-    ``majority``. With a ``folder``, the state is written there at each evaluation and a later call with the
-    same inputs goes on from it. The same seed on the same machine gives the same prompt, interrupted or not.
+    Evaluates every ``evaluate_every`` steps on examples held out of train (with ``init_from`` before the
+    first step, too), keeps the best (score, then loss), and scores that one on dev: ``provenance["scores"]``
+    has ``validation``, ``dev``, ``dev_loss`` and ``majority``, ``provenance["curve"]`` the ``steps``,
+    ``values`` and ``losses`` of the evaluations. With a ``folder``, the state is written there at each
+    evaluation and a later call with the same inputs goes on from it. The same seed on the same machine gives
+    the same prompt, interrupted or not.
 
     Source: Su et al., NAACL 2022; Wang et al., EMNLP 2022: both tune on cross-entropy over the label words.
     """
@@ -142,11 +144,13 @@ def tune(
     )  # fmt: skip
     if state is not None:
         run.load(state, inputs)
+    if init_from is not None and not run.curve:
+        run.evaluate()  # a source that is best untouched stays so, and its curve begins there
     while not run.finished:
         run.step_once()
         if run.due:
             run.evaluate()
-            if state is not None and run.best_step:
+            if state is not None and run.scored:
                 run.save(state, inputs)
         if progress is not None:
             progress(run.step, settings.steps, f"{task.name} seed {seed} {run.best_text}")
@@ -183,6 +187,7 @@ class _Run:
         self.step = 0
         self.best: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
         self.best_score, self.best_loss, self.best_step, self.misses = -math.inf, math.inf, 0, 0
+        self.curve: list[tuple[int, float, float | None]] = []
         self.order = self._batches()
 
     def _head(self, init: SoftPrompt | None) -> tuple[Readout, list[Tensor]]:
@@ -203,6 +208,11 @@ class _Run:
     def finished(self) -> bool:
         patience = self.settings.patience
         return self.step >= self.settings.steps or (patience is not None and self.misses >= patience)
+
+    @property
+    def scored(self) -> bool:
+        """Whether any evaluation had a finite loss."""
+        return self.best_score > -math.inf
 
     @property
     def due(self) -> bool:
@@ -234,10 +244,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         for _ in range(self.settings.accumulate):
             batch = collate(self.backbone, self.setup.fit, next(self.order))
-            logits = self.readout.logits(self.attached.forward(self.attached.place(batch)))
-            (
-                torch.nn.functional.cross_entropy(logits.float(), batch.labels) / self.settings.accumulate
-            ).backward()
+            (self.readout.loss(self.attached, batch) / self.settings.accumulate).backward()
         torch.nn.utils.clip_grad_norm_([self.prompt], self.settings.clip)
         self.optimizer.step()
         self.step += 1
@@ -258,6 +265,8 @@ class _Run:
             metric=self.setup.metric,
             token_budget=self.setup.token_budget,
         )
+        loss = found.loss if math.isfinite(found.loss) else None  # JSON has no NaN
+        self.curve.append((self.step, found.value, loss))
         if math.isfinite(found.loss) and (found.value, -found.loss) > (self.best_score, -self.best_loss):
             self.best_score, self.best_loss, self.best_step, self.misses = (
                 found.value,
@@ -282,7 +291,8 @@ class _Run:
             "step": self.best_step,
             "misses": self.misses,
         }
-        store.save_arrays(path, arrays, {"inputs": inputs, "step": self.step, "best": scores})
+        meta = {"inputs": inputs, "step": self.step, "best": scores, "curve": self.curve}
+        store.save_arrays(path, arrays, meta)
 
     def load(self, path: Path, inputs: str) -> None:
         """Go on from a state of the same inputs; a damaged state or one of other inputs is started over."""
@@ -306,15 +316,21 @@ class _Run:
                 for name in names
             }
         self.step = int(meta["step"])
+        self.curve = [(int(step), float(value), loss) for step, value, loss in meta.get("curve", [])]
         best = meta["best"]
         self.best_score, self.best_loss = float(best["score"]), float(best["loss"])
         self.best_step, self.misses = int(best["step"]), int(best["misses"])
         for _ in range(self.step * self.settings.accumulate):
             next(self.order)
 
+    def _curve(self) -> dict[str, list[float | None]]:
+        """Score and loss on the validation share by step; an undefined loss is None."""
+        steps, values, losses = zip(*self.curve, strict=True)
+        return {"steps": [*steps], "values": [*values], "losses": [*losses]}
+
     def result(self, task: Task) -> SoftPrompt:
         """The best prompt, scored on dev. Raises InputError where the loss was never finite."""
-        if not self.best_step:
+        if not self.scored:
             raise InputError(
                 f"tuning {task.name!r} diverged: no evaluation in {self.step} steps had a finite loss; "
                 f"use a learning rate below {self.settings.learning_rate}"
@@ -348,6 +364,7 @@ class _Run:
                 "settings": self.settings.model_dump(),
                 "steps": self.step,
                 "best_step": self.best_step,
+                "curve": self._curve(),
                 "truncated_texts": truncated,
                 "max_text_tokens": self.setup.fit.limit,
                 "scores": {
