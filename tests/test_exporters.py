@@ -46,7 +46,9 @@ def test_the_json_of_a_ranking() -> None:
     found = json.loads(export(RANKING, "json"))
     assert list(found) == ["target", "model", "indicator", "sources", "baselines", "notes"]
     keys = ["rank", "source", "score", "low", "high", "ties_with_best", "measured"]
+    keys += ["basis", "examples", "type"]
     assert [list(source) for source in found["sources"]] == [keys, keys]
+    assert [source["type"] for source in found["sources"]] == ["x", None]
     assert found["sources"][0]["score"] == 0.1 + 0.2
     assert found["sources"][1]["score"] is None
     assert list(found["baselines"][0]) == ["name", "description", "order", "best", "chance", "measured"]
@@ -109,6 +111,27 @@ def test_the_table_of_a_ranking_has_what_matters() -> None:
     text = export(RANKING, "table")
     for part in ("Sources for t, by on", "0.3000", "0.2500 .. 0.4000", "yes", "random", "- One | note."):
         assert part in text
+
+
+def test_a_measured_ranking_says_what_each_place_rests_on() -> None:
+    sources = (
+        RankedSource(1, "a", 0.2, None, None, None, 0.75, None, "measured", 128),
+        RankedSource(2, "b", 0.3, None, None, None, None, None),
+    )
+    mixed = Ranking("t", "tiny", "on", sources, (), ())
+    lines = export(mixed, "table").splitlines()
+    assert lines[0] == "Sources for t, by what was measured, then on"
+    assert lines[1].split()[-3:] == ["measured", "basis", "examples"]
+    assert lines[3].split()[-3:] == ["0.7500", "measured", "128"]
+    assert lines[4].split()[-3:] == ["-", "predicted", "-"]
+    rows = json.loads(export(mixed, "json"))["sources"]
+    assert [(row["basis"], row["examples"]) for row in rows] == [("measured", 128), ("predicted", None)]
+    alone = Ranking("t", "tiny", None, (RankedSource(1, "a", *[None] * 4, 0.5, None, "measured"),), (), ())
+    assert "Sources for t, by what was measured\n" in export(alone, "table")
+    assert json.loads(export(alone, "json"))["indicator"] is None
+    (row,) = csv.DictReader(io.StringIO(export(alone, "csv")))
+    assert (row["indicator"], row["score"], row["basis"], row["examples"]) == ("", "", "measured", "")
+    assert "basis" not in export(RANKING, "table")
 
 
 def test_markdown() -> None:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests import tiny
-from transferscope import files, pipeline, store
+from transferscope import files, pipeline, store, workspace
 from transferscope.errors import StudyError, TaskError, TemplateError
 from transferscope.exporters import export
 from transferscope.pipeline import open_study
@@ -87,7 +87,7 @@ def test_run_writes_the_documented_layout(study: Path) -> None:
             }
         assert (study / "signatures" / f"{task}.safetensors").is_file()
     transfer = store.read_csv(study / "transfer.csv", pipeline.transfer.COLUMNS, numbers={"value"})
-    assert len(transfer) == 3 * 3 * 2
+    assert len(transfer) == 3 * (3 * 2 + 4)  # with no prompt, and three random ones
     values = store.read_csv(
         study / "indicators.csv", ("indicator", "source", "target", "value"), numbers={"value"}
     )
@@ -113,8 +113,8 @@ def test_a_second_run_changes_nothing_and_loads_no_model(
 ) -> None:
     open_study(study).run()
     before = contents(study)
-    monkeypatch.setattr(pipeline, "load_backbone", lambda *a, **k: pytest.fail("the model was loaded again"))
-    monkeypatch.setattr(pipeline, "tune", lambda *a, **k: pytest.fail("a prompt was tuned again"))
+    monkeypatch.setattr(workspace, "load_backbone", lambda *a, **k: pytest.fail("the model was loaded again"))
+    monkeypatch.setattr(workspace, "tune", lambda *a, **k: pytest.fail("a prompt was tuned again"))
     monkeypatch.setattr(pipeline, "extract", lambda *a, **k: pytest.fail("a signature was extracted again"))
     open_study(study).run()
     assert contents(study) == before
@@ -173,27 +173,6 @@ def test_rank_does_what_is_missing_and_orders_by_score(study: Path) -> None:
     assert all(source.measured is not None for source in again.sources)
 
 
-def test_measuring_goes_on_with_the_targets_that_are_missing(
-    study: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = open_study(study).measure()
-    (study / "transfer.csv").unlink()
-    real, asked = pipeline.transfer.zero_shot_column, []
-
-    def column(backbone: Any, prompts: Any, target: Any, **options: Any) -> Any:
-        asked.append(target.name)
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return real(backbone, prompts, target, **options)
-
-    monkeypatch.setattr(pipeline.transfer, "zero_shot_column", column)
-    with pytest.raises(KeyboardInterrupt):
-        open_study(study).measure()
-    resumed = open_study(study).measure()
-    assert asked == ["films", "food", "food", "pets"]
-    np.testing.assert_array_equal(resumed.per_seed, whole.per_seed)
-
-
 KILLED = """
 import sys
 from transferscope.pipeline import open_study
@@ -250,11 +229,11 @@ def test_words_missing_for_a_verbalizer_are_said_before_any_work(tmp_path: Path)
     assert not (study / "prompts").exists()
 
 
-def test_a_classifier_head_needs_no_words_and_measures_nothing(tmp_path: Path) -> None:
+def test_a_classifier_head_needs_no_words_and_is_measured_by_a_probe(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", head="classifier", template="prefix")
     summary = open_study(study).run()
-    assert summary.correlation is None
-    assert not (study / "transfer.csv").exists()
+    assert summary.correlation is not None
+    assert summary.correlation.protocol == "linear-probe"
     assert (study / "prompts/films/0/head.safetensors").is_file()
     assert open_study(study).rank("films").sources
 
@@ -296,13 +275,13 @@ def test_a_rounding_dtype_is_said(tmp_path: Path) -> None:
 
 
 def test_a_run_computes_the_indicators_once(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = pipeline.comparison.compare, []
+    real, calls = pipeline.comparison.compare_materials, []
 
     def compare(signatures: Any, names: Any = None) -> Any:
         calls.append(names)
         return real(signatures, names)
 
-    monkeypatch.setattr(pipeline.comparison, "compare", compare)
+    monkeypatch.setattr(pipeline.comparison, "compare_materials", compare)
     pipe = open_study(study)
     pipe.run()
     assert calls == [None]

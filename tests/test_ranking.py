@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import indicators
-from transferscope import comparison, ranking
+from transferscope import comparison, trials
 from transferscope.comparison import IndicatorMatrix
 from transferscope.errors import IndicatorInputError, InputError, PromptError, SignatureError
 from transferscope.prompts import RECORD, SoftPrompt, save_prompt
@@ -102,7 +102,7 @@ def test_the_bootstrap_is_the_plain_one_done_slowly() -> None:
     target, source = (comparison.from_signature(signatures[name]) for name in ("target", "near"))
     for name in ("prompt_cosine_mean_token", "predictivity_spearman"):
         record = indicators.get(name)
-        (fast,) = ranking.resampled(record, [source], target, seed=5, resamples=20)
+        (fast,) = trials.resampled(record, [source], target, seed=5, resamples=20)
         rng = np.random.default_rng(5)
         of_target, of_source = rng.integers(3, size=(20, 3)), rng.integers(3, size=(20, 3))
         need = record.needs[0]
@@ -121,8 +121,8 @@ def test_an_indicator_without_a_fast_form_gives_the_same_resamples(monkeypatch: 
     signatures = several(noise=0.3)
     target, source = (comparison.from_signature(signatures[name]) for name in ("target", "near"))
     record = indicators.get("skill_jaccard")
-    fast = ranking.resampled(record, [source], target, seed=0, resamples=30)
-    slow = ranking.resampled(replace(record, pairwise=None), [source], target, seed=0, resamples=30)
+    fast = trials.resampled(record, [source], target, seed=0, resamples=30)
+    slow = trials.resampled(replace(record, pairwise=None), [source], target, seed=0, resamples=30)
     np.testing.assert_allclose(slow, fast)
 
 

@@ -10,12 +10,14 @@ import pytest
 import tiny
 import torch
 
-from transferscope import transfer
+from transferscope import transfer, zero_shot
+from transferscope.attachment import attach
+from transferscope.encoding import collate, from_token_ids
 from transferscope.errors import BackboneError, InputError
 from transferscope.models import wrap
 from transferscope.prompts import SoftPrompt
 from transferscope.tasks import Example, Task
-from transferscope.transfer import COLUMNS, TransferMatrix, from_rows, to_rows, zero_shot, zero_shot_column
+from transferscope.transfer import COLUMNS, Cell, TransferMatrix, column, from_rows, measure, to_rows
 
 FILL = ["movie", "film", "plot", "story", "food", "the", "a", "was", "very", "it"]
 
@@ -55,7 +57,7 @@ def backbone() -> Any:
 
 @pytest.fixture(scope="module")
 def measured(backbone: Any) -> TransferMatrix:
-    return zero_shot(backbone, SOURCES, TARGETS)
+    return measure(backbone, SOURCES, TARGETS, draws=2)
 
 
 def by_hand(backbone: Any, prompt: SoftPrompt, target: Task) -> tuple[list[int], list[int]]:
@@ -116,13 +118,14 @@ def test_layout_is_by_seed_source_and_target(measured: TransferMatrix) -> None:
 
 def test_a_column_is_the_matrix_s(backbone: Any, measured: TransferMatrix) -> None:
     steps: list[tuple[int, int, str]] = []
-    column = zero_shot_column(
+    cells = column(
         backbone, SOURCES, TARGETS["mood"], token_budget=16, progress=lambda *what: steps.append(what)
     )
-    assert list(column) == [("mood", 3), ("mood", 1), ("other", 1), ("other", 3)]
-    for (source, seed), value in column.items():
-        at = measured.seeds.index(seed), measured.sources.index(source), 0
-        assert value == pytest.approx(measured.per_seed[at], abs=1e-12)
+    assert [(c.source, c.seed) for c in cells] == [("mood", 3), ("mood", 1), ("other", 1), ("other", 3)]
+    for cell in cells:
+        at = measured.seeds.index(cell.seed), measured.sources.index(cell.source), 0
+        assert cell.value == pytest.approx(measured.per_seed[at], abs=1e-12)
+        assert (cell.examples, cell.metric) == (21, "accuracy")
     assert [step[:2] for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert steps[-1][2] == "other -> mood"
 
@@ -131,19 +134,19 @@ def test_a_split_is_tokenised_once_for_each_number_of_rows(
     backbone: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    encode = transfer.encode
+    encode = zero_shot.encode
 
     def counting(*args: Any, **options: Any) -> Any:
         seen.append(options["prompt_rows"])
         return encode(*args, **options)
 
-    monkeypatch.setattr(transfer, "encode", counting)
-    zero_shot_column(backbone, SOURCES, TARGETS["mood"])
+    monkeypatch.setattr(zero_shot, "encode", counting)
+    column(backbone, SOURCES, TARGETS["mood"])
     assert seen == [3, 4]  # the mask row counted
 
 
 def test_sources_need_not_have_the_same_seeds(backbone: Any) -> None:
-    matrix = zero_shot(
+    matrix = measure(
         backbone, {"a": prompts("a", (0, 1)), "b": prompts("b", (1,))}, {"mood": TARGETS["mood"]}
     )
     assert matrix.seeds == (0, 1)
@@ -154,15 +157,15 @@ def test_sources_need_not_have_the_same_seeds(backbone: Any) -> None:
 def test_what_zero_shot_refuses(backbone: Any) -> None:
     mood = TARGETS["mood"]
     with pytest.raises(InputError, match=r"'mood' has no label words"):
-        zero_shot(backbone, SOURCES, {"mood": replace(mood, words=None)})
+        measure(backbone, SOURCES, {"mood": replace(mood, words=None)})
     with pytest.raises(InputError, match=r"two prompts of source 'a' have seed 1"):
-        zero_shot(backbone, {"a": prompts("a", (1, 0, 1))}, {"mood": mood})
+        measure(backbone, {"a": prompts("a", (1, 0, 1))}, {"mood": mood})
     for sources, targets in (({}, {"mood": mood}), (SOURCES, {}), ({"a": []}, {"mood": mood})):
         with pytest.raises(InputError, match="nothing to measure"):
-            zero_shot(backbone, sources, targets)
+            measure(backbone, sources, targets)
     headless = wrap(tiny.model("bert", head=False), tiny.tokenizer("bert"), "headless")
     with pytest.raises(BackboneError, match="head"):
-        zero_shot(headless, SOURCES, {"mood": mood})
+        measure(headless, SOURCES, {"mood": mood})
 
 
 # Long rows.
@@ -174,12 +177,15 @@ def rows(*cells: tuple[str, str, str, int, float]) -> list[dict[str, Any]]:
 
 def test_rows_go_round(measured: TransferMatrix) -> None:
     long = [dict(zip(COLUMNS, row, strict=True)) for row in to_rows(measured)]
-    assert len(long) == 8
+    assert len(long) == 8 + 2 * (1 + 2)  # and the controls: none, and two random draws
     (again,) = from_rows(long)
     assert (again.protocol, again.sources, again.targets) == ("zero-shot", measured.sources, measured.targets)
     assert (again.seeds, again.metrics) == (measured.seeds, measured.metrics)
     np.testing.assert_array_equal(again.per_seed, measured.per_seed)
     np.testing.assert_array_equal(again.values, measured.values)
+    assert list(again.controls) == ["none", "random"]
+    for name, values in measured.controls.items():
+        np.testing.assert_array_equal(again.controls[name], values)
 
 
 def test_missing_cells_are_nan_and_not_written() -> None:
@@ -214,3 +220,95 @@ def test_text_of_a_table_is_read_as_numbers() -> None:
     (matrix,) = from_rows([given])
     assert (matrix.seeds, matrix.value("a", "t")) == ((2,), 0.5)
     assert dict(matrix.metrics or {}) == {"t": "accuracy"}
+
+
+# Controls, relative values, errors.
+
+
+def test_controls_are_prompts_by_hand_and_no_sources(backbone: Any, measured: TransferMatrix) -> None:
+    nothing = SoftPrompt(np.zeros((0, 16), np.float32), "none", 0, "mask-first")
+    found, labels = by_hand(backbone, nothing, TARGETS["mood"])
+    expected = sum(f == y for f, y in zip(found, labels, strict=True)) / len(labels)
+    assert measured.controls["none"].shape == (1, 2)
+    assert measured.controls["none"][0, 0] == pytest.approx(expected, abs=1e-12)
+    draws = transfer.random_prompts(backbone, 2, draws=2)
+    assert measured.controls["random"].shape == (2, 2)
+    assert draws[0].rows.tobytes() != draws[1].rows.tobytes()
+    for draw, prompt in enumerate(draws):
+        found, labels = by_hand(backbone, prompt, TARGETS["mood"])
+        expected = sum(f == y for f, y in zip(found, labels, strict=True)) / len(labels)
+        assert measured.controls["random"][draw, 0] == pytest.approx(expected, abs=1e-12)
+    assert not {"none", "random"} & {*measured.sources}
+
+
+def test_controls_have_the_shape_of_most_sources(backbone: Any) -> None:
+    made = transfer.controls(
+        backbone, {"a": prompts("a", (0,), rows=5), "b": prompts("b", (0, 1), rows=2)}, draws=4
+    )
+    assert [len(made["none"]), len(made["random"])] == [1, 4]
+    assert {prompt.rows.shape for prompt in made["random"]} == {(2, 16)}
+    assert made["none"][0].rows.shape == (0, 16)
+    assert [prompt.seed for prompt in made["random"]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "template"),
+    [("bert", "prefix"), ("t5", "prefix"), ("gpt2", "prefix"), ("llama", "prefix"), ("llama", "suffix")],
+)
+def test_no_prompt_is_the_model_alone(model_type: str, template: str) -> None:
+    plain = wrap(tiny.model(model_type), tiny.tokenizer(tiny.tokenizer_kind(model_type)), "tiny")
+    nothing = SoftPrompt(np.zeros((0, plain.embedding_size), np.float32), "none", 0, template)
+    batch = collate(plain, from_token_ids([([5, 9, 11], 0), ([6, 7], 1)]), np.arange(2))
+    attached = attach(plain, nothing)
+    placed = attached.place(batch)
+    torch.testing.assert_close(placed.embeds, plain.embed(batch.ids))
+    assert torch.equal(placed.mask, batch.mask)
+    last = batch.mask.sum(dim=1) - 1
+    assert torch.equal(placed.readout, last if plain.architecture.kind == "decoder" else 0 * last)
+    assert attached.forward(placed).isfinite().all()
+
+
+def test_relative_values_and_errors_by_hand() -> None:
+    given = rows(
+        ("z", "a", "a", 0, 0.8), ("z", "a", "a", 1, 0.6), ("z", "b", "a", 0, 0.35), ("z", "b", "a", 1, 0.49),
+        ("z", "a", "b", 0, 0.2), ("z", "random", "a", 0, 0.1), ("z", "random", "a", 1, 0.3),
+    )  # fmt: skip
+    (matrix,) = from_rows(given)
+    assert (matrix.sources, matrix.targets, matrix.seeds) == (("a", "b"), ("a", "b"), (0, 1))
+    np.testing.assert_allclose(matrix.own, [0.7, np.nan])
+    np.testing.assert_allclose(matrix.relative, [[1.0, np.nan], [0.42 / 0.7, np.nan]])
+    errors = [[0.1, np.nan], [0.07, np.nan]]  # |difference| / 2 for two seeds; one seed has none
+    np.testing.assert_allclose(matrix.standard_errors, errors)
+    np.testing.assert_array_equal(matrix.controls["random"], [[0.1, np.nan], [0.3, np.nan]])
+
+
+def test_means_by_type_leave_the_own_prompt_and_the_controls_out() -> None:
+    given = rows(
+        ("z", "a", "a", 0, 0.8), ("z", "b", "a", 0, 0.6), ("z", "c", "a", 0, 0.4), ("z", "none", "a", 0, 0.0)
+    )
+    (matrix,) = from_rows(given)
+    means = transfer.by_type(matrix, {"a": "x", "b": "x", "c": "y"})
+    assert (means.same, means.different, means.same_cells, means.different_cells) == (0.6, 0.4, 1, 1)
+    assert means.same_relative == pytest.approx(0.75)
+    assert means.different_relative == pytest.approx(0.5)
+
+
+# Going on.
+
+
+def test_known_cells_are_not_measured_again_and_new_ones_are_kept_at_once(backbone: Any) -> None:
+    first = column(backbone, SOURCES, TARGETS["mood"])
+    known = {(cell.source, cell.seed): cell for cell in first[:2]}
+    kept: list[Cell] = []
+
+    def of(source: str, prompt: SoftPrompt) -> Cell | None:
+        return known.get((source, prompt.seed))
+
+    again = column(backbone, SOURCES, TARGETS["mood"], known=of, keep=kept.append)
+    assert again == first
+    assert kept == first[2:]
+
+
+def test_an_unknown_protocol_is_answered_with_the_nearest(backbone: Any) -> None:
+    with pytest.raises(InputError, match="zero-shot"):
+        column(backbone, SOURCES, TARGETS["mood"], protocol="zeroshot")

@@ -100,7 +100,7 @@ def tabular(
     def as_csv(value: Any) -> str:
         return _csv(long(value) if long else tables(value)[0])
 
-    _EXPORTERS.setdefault((record, "json"), lambda value: _json(asdict(value)))
+    _EXPORTERS.setdefault((record, "json"), lambda value: json_text(asdict(value)))
     _EXPORTERS.update({(record, "table"): as_table, (record, "md"): as_md, (record, "csv"): as_csv})
 
 
@@ -163,7 +163,8 @@ def _show(cell: Cell) -> str:
     return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """A value as JSON; arrays become lists, NaN and infinities null."""
     return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
@@ -181,42 +182,56 @@ def _plain(value: Any) -> Any:
 
 
 @exporter(Table, "json")
-def table_json(table: Table) -> str:
+def tablejson_text(table: Table) -> str:
     """A list of objects, one for each row, with the columns as keys."""
-    return _json([dict(zip(table.columns, row, strict=True)) for row in table.rows])
+    return json_text([dict(zip(table.columns, row, strict=True)) for row in table.rows])
 
 
 tabular(Table, lambda table: [table])
 
-SOURCE_KEYS = ("rank", "source", "score", "low", "high", "ties_with_best", "measured")
+SOURCE_KEYS = (
+    "rank",
+    "source",
+    "score",
+    "low",
+    "high",
+    "ties_with_best",
+    "measured",
+    "basis",
+    "examples",
+    "type",
+)
 
 
 @exporter(Ranking, "json")
-def ranking_json(ranking: Ranking) -> str:
+def rankingjson_text(ranking: Ranking) -> str:
     """{"target", "model", "indicator", "sources": [{SOURCE_KEYS}], "baselines", "notes"}."""
     sources = [{key: getattr(source, key) for key in SOURCE_KEYS} for source in ranking.sources]
     head = {"target": ranking.target, "model": ranking.model, "indicator": ranking.indicator}
     baselines = [asdict(baseline) for baseline in ranking.baselines]
-    return _json({**head, "sources": sources, "baselines": baselines, "notes": ranking.notes})
+    return json_text({**head, "sources": sources, "baselines": baselines, "notes": ranking.notes})
 
 
 def _ranking_tables(ranking: Ranking) -> list[Table]:
-    has_type = any(source.type for source in ranking.sources)
-    columns = ("rank", "source", "score", "95 % interval", "ties with best", "measured")
-    rows: list[tuple[Cell, ...]] = []
-    for source in ranking.sources:
-        interval = None if source.low is None else f"{source.low:.4f} .. {source.high:.4f}"
-        row: tuple[Cell, ...] = (
-            source.rank,
-            source.source,
-            source.score,
-            interval,
-            source.ties_with_best,
-            source.measured,
-        )
-        rows.append((*row, source.type) if has_type else row)
-    title = f"Sources for {ranking.target}, by {ranking.indicator}"
-    best = Table((*columns, "type") if has_type else columns, tuple(rows), title, ranking.notes)
+    sources = ranking.sources
+    columns: dict[str, list[Cell]] = {
+        "rank": [source.rank for source in sources],
+        "source": [source.source for source in sources],
+        "score": [source.score for source in sources],
+        "95 % interval": [None if s.low is None else f"{s.low:.4f} .. {s.high:.4f}" for s in sources],
+        "ties with best": [source.ties_with_best for source in sources],
+        "measured": [source.measured for source in sources],
+    }
+    several = {source.basis for source in sources}
+    if "measured" in several:
+        columns["basis"] = [source.basis for source in sources]
+    if any(source.examples is not None for source in sources):
+        columns["examples"] = [source.examples for source in sources]
+    if any(source.type for source in sources):
+        columns["type"] = [source.type for source in sources]
+    orders = [*(["what was measured"] if "measured" in several else []), *filter(None, [ranking.indicator])]
+    title = f"Sources for {ranking.target}, by {', then '.join(orders)}"
+    best = Table(tuple(columns), tuple(zip(*columns.values(), strict=True)), title, ranking.notes)
     others = tuple(
         (baseline.name, _several(baseline.best), baseline.measured, baseline.description)
         for baseline in ranking.baselines
@@ -232,10 +247,10 @@ def _several(names: Sequence[str] | None) -> str:
 
 def _ranking_long(ranking: Ranking) -> Table:
     rows: list[tuple[Cell, ...]] = [
-        (ranking.target, ranking.indicator, *(getattr(source, key) for key in SOURCE_KEYS), source.type)
+        (ranking.target, ranking.indicator, *(getattr(source, key) for key in SOURCE_KEYS))
         for source in ranking.sources
     ]
-    return Table(("target", "indicator", *SOURCE_KEYS, "type"), tuple(rows))
+    return Table(("target", "indicator", *SOURCE_KEYS), tuple(rows))
 
 
 tabular(Ranking, _ranking_tables, _ranking_long)
@@ -246,10 +261,10 @@ def _several_matrices(record: IndicatorMatrix | Sequence[IndicatorMatrix]) -> Se
 
 
 @exporter(IndicatorMatrix, "json")
-def matrices_json(record: IndicatorMatrix | Sequence[IndicatorMatrix]) -> str:
+def matricesjson_text(record: IndicatorMatrix | Sequence[IndicatorMatrix]) -> str:
     """{"indicators": [{"indicator", "tasks", "values": [source][target]}]}."""
     several = _several_matrices(record)
-    return _json(
+    return json_text(
         {
             "indicators": [
                 {"indicator": m.indicator, "tasks": m.tasks, "values": m.values.tolist()} for m in several
@@ -294,11 +309,11 @@ def _report_table(report: CorrelationReport) -> Table:
 
 
 @exporter(CorrelationReport, "json")
-def report_json(report: CorrelationReport) -> str:
+def reportjson_text(report: CorrelationReport) -> str:
     """{"protocol", "own_prompt", "targets", "scores": [the fields of Score]}."""
     scores = [{f.name: getattr(score, f.name) for f in fields(Score)} for score in report.scores]
     head = {"protocol": report.protocol, "own_prompt": report.own_prompt, "targets": report.targets}
-    return _json({**head, "scores": scores})
+    return json_text({**head, "scores": scores})
 
 
 tabular(CorrelationReport, lambda report: [_report_table(report)])

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transferscope import comparison, correlation, ranking, store, transfer
-from transferscope.comparison import IndicatorMatrix
+from transferscope import (
+    cells,
+    comparison,
+    correlation,
+    measuring,
+    ordering,
+    ranking,
+    selection,
+    store,
+    transfer,
+)
+from transferscope.comparison import IndicatorMatrix, Material
 from transferscope.correlation import CorrelationReport
-from transferscope.errors import InputError, StudyError, TaskError, TemplateError, suggest
+from transferscope.errors import StudyError, suggest
 from transferscope.exporters import Table, tabular
-from transferscope.models import Backbone, load_backbone
-from transferscope.prompts import RECORD, SoftPrompt, load_prompt, save_prompt
-from transferscope.ranking import Ranking
-from transferscope.settings import StudySettings, read_settings
-from transferscope.signatures import Signature, extract, load_signature, save_signature
+from transferscope.initialisation import InitComparison
+from transferscope.ordering import Ranking
+from transferscope.prompts import RECORD, SoftPrompt, find_prompts, load_prompt
+from transferscope.settings import RESERVED, read_settings
+from transferscope.signatures import Signature, extract, extract_without_data, load_signature, save_signature
 from transferscope.summary import StudySummary, TaskSummary
-from transferscope.tasks import Task, load_task
 from transferscope.transfer import TransferMatrix
-from transferscope.tuning import head_words, tune
+from transferscope.workspace import Progress, Report, Workspace
 
-Report = Callable[[str], None]
-Progress = Callable[[str, int, int, str], None]
 STUDY_FILE = "study.yaml"
+BEST = "best"
+STARTS = 3  # how many sources are started from where none is named
 
 
 def open_study(
@@ -45,155 +53,123 @@ def open_study(
     return Pipeline(file.parent, settings, report=report, progress=progress)
 
 
-class Pipeline:
+class Pipeline(Workspace):
     """The stages of one study; each method does what is missing before it."""
 
-    def __init__(
-        self,
-        folder: Path | str,
-        settings: StudySettings,
-        *,
-        report: Report | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        self.study = store.Study(folder)
-        self.settings = settings
-        self.report: Report = report or (lambda line: None)
-        self.progress: Progress = progress or (lambda stage, done, total, text: None)
-        self._tasks: dict[str, Task] = {}
-        self._prompts: dict[str, tuple[SoftPrompt, ...]] = {}
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._signatures: dict[str, Signature] = {}
         self._matrices: list[IndicatorMatrix] | None = None
 
-    @cached_property
-    def backbone(self) -> Backbone:
-        """The study's model, loaded when first needed."""
-        model = self.settings.model
-        self.report(f"loading {model.name}")
-        loaded = load_backbone(
-            self._model_name,
-            head=self.settings.head,
-            device=model.device,
-            dtype=model.dtype,
-            revision=model.revision,
-            attention=model.attention,
-            trust_remote_code=model.trust_remote_code,
-        )
-        # Under the name that the study gives it: artefacts do not tell where on this machine the study lies.
-        return replace(loaded, name=model.name)
-
-    @cached_property
-    def model_fingerprint(self) -> str:
-        """The backbone's fingerprint, remembered so that a finished study is read without its model.
-
-        What is remembered holds for these settings and, of a local folder, for files of this size and time. A
-        hub model without a revision counts as unchanged.
-        """
-        file, folder = self.study.path("backbone.json"), Path(self._model_name)
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        key = {
-            "model": self.settings.model.model_dump(),
-            "head": self.settings.head,
-            "files": {entry.name: [entry.stat().st_size, entry.stat().st_mtime_ns] for entry in files},
-        }
-        known = store.read_json(file) if file.is_file() else {}
-        if known.get("key") == store.json_ready(key):
-            return str(known["fingerprint"])
-        store.write_json(file, {"key": key, "fingerprint": self.backbone.fingerprint}, versioned=True)
-        return self.backbone.fingerprint
-
-    @property
-    def _model_name(self) -> str:
-        """The model's folder, relative to the study where it is there, or its hub id."""
-        local = self.study.folder / self.settings.model.name
-        return str(local) if (local / "config.json").is_file() else self.settings.model.name
-
-    def task(self, name: str) -> Task:
-        """One task of the study, read when first needed. Raises StudyError, TaskError."""
-        if name not in self.settings.tasks:
-            raise StudyError(f"the study has no task {name!r}. {suggest(name, self.settings.tasks)}")
-        if name not in self._tasks:
-            self._tasks[name] = load_task(name, self.settings.tasks[name], folder=self.study.folder)
-        return self._tasks[name]
-
-    def tune(self, tasks: Sequence[str] | None = None) -> dict[str, tuple[SoftPrompt, ...]]:
-        """The tuned prompts of these tasks (None: all), one for each seed."""
-        names = self._chosen(tasks)
-        self._check(names)
-        missing = [
-            (name, seed) for name in names if name not in self._prompts for seed in self.settings.seeds
-        ]
-        steps = self.settings.tuning.steps
-        found: dict[str, list[SoftPrompt]] = {}
-        for number, (name, seed) in enumerate(missing):
-
-            def progress(done: int, _: int, text: str, before: int = number * steps) -> None:
-                self.progress("tune", before + done, len(missing) * steps, text)
-
-            found.setdefault(name, []).append(self._tuned(name, seed, progress))
-            progress(steps, steps, f"{name} seed {seed}")
-        self._prompts.update({name: tuple(several) for name, several in found.items()})
-        return {name: self._prompts[name] for name in names}
-
     def extract(self, tasks: Sequence[str] | None = None) -> dict[str, Signature]:
         """The signatures of these tasks (None: all)."""
-        names = self._chosen(tasks)
+        names = self.chosen(tasks)
         prompts = self.tune(names)
         for name in names:
             if name not in self._signatures:
                 self._signatures[name] = self._extracted(name, prompts[name])
         return {name: self._signatures[name] for name in names}
 
+    def materials(self) -> list[Material]:
+        """What indicators read of each task: its signature, or its prompts alone in a study without data.
+
+        Such a study (an imported one, say) is compared without its model; `extract` adds what the model
+        knows.
+        """
+        names = list(self.settings.tasks)
+        if self.with_data or all(self.study.signature_file(name).is_file() for name in names):
+            return [comparison.from_signature(signature) for signature in self.extract().values()]
+        prompts, types = self.tune(), self.types
+        found = [comparison.from_prompts(name, several) for name, several in prompts.items()]
+        return [replace(one, type=types.get(one.task, one.type)) for one in found]
+
     def compare(self, names: Sequence[str] | None = None) -> list[IndicatorMatrix]:
         """All pairs of tasks by these indicators (None: the study's, or all that can be computed)."""
         if names is None and self._matrices is not None:
             return self._matrices
         wanted = list(names or self.settings.indicators or []) or None
-        signatures = self.extract()
-        matrices = comparison.compare(list(signatures.values()), wanted)
+        materials = self.materials()
+        matrices = comparison.compare_materials(materials, wanted)
         file = self.study.path("indicators.csv")
-        inputs = {"signatures": [self._inputs(s) for s in signatures.values()], "names": wanted}
+        made_of: list[Any] = [self._inputs(signature) for signature in self._signatures.values()]
+        made_of += [[p.fingerprint for p in several] for several in self.tune().values()]
+        inputs = {"made_of": made_of, "names": wanted}
         # Asked for by name, on the spot: shown, but the table of the study stays what the study says.
         self._matrices = matrices if names is None else self._matrices
         if names is None and (store.provenance(file) or {}).get("inputs") != json.loads(json.dumps(inputs)):
             store.write_csv(
                 file, comparison.COLUMNS, comparison.to_rows(matrices), provenance={"inputs": inputs}
             )
-            self.report(f"wrote {file.name}: {len(matrices)} indicators of {len(signatures)} tasks")
+            self.report(f"wrote {file.name}: {len(matrices)} indicators of {len(materials)} tasks")
         return matrices
 
-    def measure(self) -> TransferMatrix:
-        """Zero-shot transfer between all tasks. Finished targets are kept when it is interrupted."""
-        prompts, tasks = self.tune(), {name: self.task(name) for name in self.settings.tasks}
-        file = self.study.path("transfer.csv")
-        inputs = {
-            "model": self.model_fingerprint,
-            "prompts": {
-                name: [prompt.fingerprint for prompt in several] for name, several in prompts.items()
-            },
-            "tasks": {name: task.fingerprint for name, task in tasks.items()},
-            "max_length": self.settings.max_length,
-        }
-        rows = self._measured(file, inputs)
-        for before, (name, task) in enumerate(tasks.items()):
-            if any(row["target"] == name for row in rows):
-                continue
+    def measure(
+        self,
+        protocol: str | None = None,
+        *,
+        targets: Sequence[str] | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> TransferMatrix:
+        """Transfer from these sources to these targets (None: all), and the controls, cell by cell.
 
-            def progress(done: int, cells: int, text: str, before: int = before) -> None:
-                self.progress("measure", before * cells + done, len(tasks) * cells, text)
+        ``protocol`` None: zero-shot with label words, else the linear probe. Finished cells are kept when it
+        is interrupted.
+        """
+        return measuring.measure(self, protocol=protocol, targets=targets, sources=sources)
 
-            column = transfer.zero_shot_column(
-                self.backbone,
-                prompts,
-                task,
-                max_length=self.settings.max_length,
-                token_budget=self.settings.token_budget,
-                progress=progress,
+    def compare_starts(
+        self,
+        target: str,
+        sources: Sequence[str] | None = None,
+        *,
+        shots: int | None = None,
+        learning_rates: Sequence[float] | None = None,
+        with_random: bool = True,
+    ) -> InitComparison:
+        """Tune a target from sources, from scratch and from a random prompt, and compare.
+
+        A source is a task of the study, "best" (the first by `rank`) or a PEFT folder (or a folder with one
+        for each seed); None takes the three that rank first. The result is kept in the study.
+        """
+        names = sources or [one.source for one in self.rank(target).sources[:STARTS]]
+        prompts: dict[str, Sequence[SoftPrompt]] = {}
+        for name in names:
+            chosen = self.rank(target).sources[0].source if name == BEST else name
+            prompts.update(self._start(chosen))
+        found = measuring.compare_starts(
+            self,
+            target,
+            prompts,
+            shots=shots,
+            learning_rates=learning_rates,
+            with_random=with_random,
+        )
+        measuring.record_starts(self, found)
+        return found
+
+    def _start(self, name: str) -> dict[str, Sequence[SoftPrompt]]:
+        if name in self.settings.tasks:
+            return dict(self.tune([name]))
+        if not Path(name).is_dir():
+            raise StudyError(
+                f"no task and no folder {name!r} to start from. {suggest(name, [*self.settings.tasks, BEST])}"
             )
-            rows += transfer.column_rows(task, column)
-            table = [[row[column] for column in transfer.COLUMNS] for row in rows]
-            store.write_csv(file, transfer.COLUMNS, table, provenance={"inputs": inputs})
-        return transfer.from_rows(rows)[0]
+        short = Path(name).resolve().name
+        if short in (*RESERVED, *self.settings.tasks):
+            raise StudyError(f"the folder {name!r} has the name of a task or a control ({short}): rename it")
+        return {short: [load_prompt(path) for path in find_prompts([name], depth=1)]}
+
+    def best_run(self, comparison: InitComparison) -> Path:
+        """The PEFT folder of the recommended start: of its runs, the one with the best validation score."""
+        first = comparison.recommended
+        runs = [
+            run
+            for run in comparison.runs
+            if (run.start, run.learning_rate) == (first.start, first.learning_rate)
+        ]
+        best = max(runs, key=lambda run: (run.validation, -run.loss))
+        tuning = measuring.tuning_of(self.settings.tuning, best.start, best.learning_rate, comparison.shots)
+        return measuring.run_folder(self, comparison.target, best.start, tuning, best.seed, comparison.shots)
 
     def correlate(self) -> CorrelationReport:
         """How well each indicator agrees with measured transfer here."""
@@ -201,23 +177,60 @@ class Pipeline:
         store.write_json(self.study.path("correlation.json"), report, versioned=True)
         return report
 
-    def rank(self, target: str, indicator: str | None = None) -> Ranking:
-        """The sources for a target, best first."""
-        if target not in self.settings.tasks:
-            raise StudyError(f"the study has no task {target!r}. {suggest(target, self.settings.tasks)}")
-        signatures = self.extract()
-        sizes = {name: signature.provenance.get("train_examples") for name, signature in signatures.items()}
-        return ranking.rank(
+    def rank(
+        self,
+        target: str,
+        indicator: str | None = None,
+        *,
+        measure: int | None = None,
+        race: bool = False,
+        prefer_same_type: bool = False,
+        protocol: str | None = None,
+    ) -> Ranking:
+        """The sources for a target, best first.
+
+        ``measure`` K orders the first K by what is measured on the target (read where it is known), ``race``
+        by elimination: all sources without K, and then a target without prompts of its own needs none.
+        ``prefer_same_type`` sorts by task type first. ``protocol`` None: the study's default.
+        """
+        self.chosen([target])
+        if race and measure is None and indicator is None and not self._tuned_already(target):
+            return selection.race_all(self, target, protocol)
+        found = self._predicted(target, indicator, prefer_same_type, protocol)
+        if race:
+            return selection.race_first(self, found, measure, protocol)
+        if measure is None:
+            return found
+        if not self.settings.tasks[target].has_data:
+            return ordering.by_known(found, measure)
+        return selection.measure_first(self, found, measure, protocol)
+
+    def _predicted(
+        self, target: str, indicator: str | None, prefer_same_type: bool, protocol: str | None
+    ) -> Ranking:
+        materials = self.materials()
+        provenance = {name: signature.provenance for name, signature in self._signatures.items()}
+        sizes = {name: one["train_examples"] for name, one in provenance.items() if "train_examples" in one}
+        weak = [name for name, one in provenance.items() if comparison.no_better_than_majority(one)]
+        return ranking.rank_materials(
             target,
-            signatures,
+            materials,
+            model=self.settings.model.name,
+            notes=[f"{ranking.WEAK}: {', '.join(weak)}."] if weak else [],
             indicator=indicator,
-            transfer=self._known_transfer(),
+            transfer=self.known_transfer(protocol),
             types=self.types or None,
-            sizes={name: size for name, size in sizes.items() if size is not None},
+            sizes=sizes,
+            prefer_same_type=prefer_same_type,
         )
 
+    def _tuned_already(self, target: str) -> bool:
+        folders = [self.study.prompt_folder(target, seed) for seed in self.settings.seeds]
+        given = self.settings.tasks[target].prompts is not None
+        return given or all((folder / RECORD).is_file() for folder in folders)
+
     def run(self) -> StudySummary:
-        """Unfinished stages: tune, extract, compare; where the head allows measure and correlate; rank."""
+        """Unfinished stages: tune, extract, compare; measure and correlate where there is data; rank."""
         signatures = self.extract()
         self.compare()
         report = self.correlate() if self.measurable and len(signatures) > 1 else None
@@ -230,100 +243,46 @@ class Pipeline:
 
     @property
     def measurable(self) -> bool:
-        """Whether the zero-shot protocol applies: label words and an LM head."""
-        return self.settings.measure and self.settings.head == "verbalizer"
-
-    @property
-    def types(self) -> dict[str, str]:
-        """The type of each task that has one."""
-        return {name: spec.type for name, spec in self.settings.tasks.items() if spec.type is not None}
-
-    def _chosen(self, tasks: Sequence[str] | None) -> list[str]:
-        names = list(tasks) if tasks else list(self.settings.tasks)
-        for name in names:
-            if name not in self.settings.tasks:
-                raise StudyError(f"the study has no task {name!r}. {suggest(name, self.settings.tasks)}")
-        return list(dict.fromkeys(names))
-
-    def _check(self, names: Iterable[str]) -> None:
-        """Read every task before hours of work begin, so that a mistake in the last one shows at once."""
-        problems: list[InputError] = []
-        for name in names:
-            try:
-                task = self.task(name)
-                untuned = [
-                    s
-                    for s in self.settings.seeds
-                    if not (self.study.prompt_folder(name, s) / RECORD).is_file()
-                ]
-                if untuned and self.settings.head == "verbalizer":
-                    head_words(self.backbone, task)
-            except (TaskError, TemplateError) as error:
-                problems.append(error)
-        if problems:
-            raise type(problems[0])("\n".join(map(str, problems)))
-
-    def _tuned(self, name: str, seed: int, progress: Callable[[int, int, str], None]) -> SoftPrompt:
-        folder, task, settings = self.study.prompt_folder(name, seed), self.task(name), self.settings
-        inputs = {
-            "model": self.model_fingerprint,
-            "task": task.fingerprint,
-            "template": settings.template,
-            "head": settings.head,
-            "max_length": settings.max_length,
-            "tuning": settings.tuning.model_dump(),
-        }
-        if (folder / RECORD).is_file():
-            prompt = load_prompt(folder)
-            changed = store.stale_reason(prompt.provenance.get("inputs") or {}, inputs)
-            if not changed:
-                return prompt
-            self.report(f"tuning {name} seed {seed} again: {'; '.join(changed)}")
-        prompt = tune(
-            self.backbone,
-            task,
-            settings=settings.tuning,
-            seed=seed,
-            template=settings.template,
-            head=settings.head,
-            max_length=settings.max_length,
-            token_budget=settings.token_budget,
-            folder=folder,
-            progress=progress,
-        )
-        prompt.provenance["inputs"] = inputs  # type: ignore[index]
-        save_prompt(prompt, folder, model=settings.model.name, kind=self.backbone.architecture.kind)
-        scores = prompt.provenance["scores"]
-        self.report(
-            f"tuned {name} seed {seed}: {scores['metric']} {scores['dev']:.3f} "
-            f"(majority class {scores['majority']:.3f})"
-        )
-        if cut := prompt.provenance["truncated_texts"]:
-            limit, texts = prompt.provenance["max_text_tokens"], len(task.train) + len(task.dev)
-            self.report(f"  {cut} of {texts} texts of {name} were longer than {limit} tokens and were cut")
-        return prompt
+        """Whether `run` measures: the study says so, and some task has data to measure on."""
+        return self.settings.measure and bool(self.with_data)
 
     def _extracted(self, name: str, prompts: Sequence[SoftPrompt]) -> Signature:
         file, settings = self.study.signature_file(name), self.settings
-        inputs = {
+        inputs: dict[str, Any] = {
             "model": self.model_fingerprint,
-            "task": self.task(name).fingerprint,
             "prompts": [prompt.fingerprint for prompt in prompts],
-            "max_length": settings.max_length,
-            "signatures": settings.signatures.model_dump(),
         }
+        has_data = settings.tasks[name].has_data
+        if has_data:
+            inputs["task"] = self.task(name).fingerprint
+            inputs["max_length"] = settings.max_length
+            inputs["signatures"] = settings.signatures.model_dump()
         if file.is_file():
             signature = load_signature(file)
             changed = store.stale_reason(self._inputs(signature), inputs)
             if not changed:
                 return signature
             self.report(f"extracting {name} again: {'; '.join(changed)}")
+        signature = (
+            self._extracted_with_data(name, prompts)
+            if has_data
+            else extract_without_data(self.backbone, name, prompts)
+        )
+        if name in self.types:
+            signature.provenance["type"] = self.types[name]  # type: ignore[index]
+        signature.provenance["inputs"] = inputs  # type: ignore[index]
+        save_signature(signature, file)
+        self.report(f"extracted {name}: {len(prompts)} trials")
+        return signature
+
+    def _extracted_with_data(self, name: str, prompts: Sequence[SoftPrompt]) -> Signature:
+        settings = self.settings
         if settings.model.dtype != "float32":
             self.report(
                 f"  {settings.model.dtype}: predictivity compares rounded activations, and how many that "
                 "flips is not measured; float32 is what the published procedure used"
             )
-        signature = extract(
+        return extract(
             self.backbone,
             self.task(name),
             prompts,
@@ -333,30 +292,15 @@ class Pipeline:
             token_budget=settings.token_budget,
             progress=lambda done, total, text: self.progress("extract", done, total, text),
         )
-        signature.provenance["inputs"] = inputs  # type: ignore[index]
-        save_signature(signature, file)
-        self.report(f"extracted {name}: {len(prompts)} trials")
-        return signature
 
     def _inputs(self, signature: Signature) -> Mapping[str, Any]:
         return signature.provenance.get("inputs") or {}
 
-    def _measured(self, file: Path, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-        stored = (store.provenance(file) or {}).get("inputs")
-        if stored is None:
-            return []
-        changed = store.stale_reason(stored, inputs)
-        if changed:
-            self.report(f"measuring transfer again: {'; '.join(changed)}")
-            return []
-        return store.read_csv(file, transfer.COLUMNS, numbers={"seed", "value"})
-
-    def _known_transfer(self) -> TransferMatrix | None:
-        file = self.study.path("transfer.csv")
-        if not file.is_file():
-            return None
-        matrices = transfer.from_rows(store.read_csv(file, transfer.COLUMNS, numbers={"seed", "value"}))
-        return next((matrix for matrix in matrices if matrix.protocol == transfer.ZERO_SHOT), None)
+    def known_transfer(self, protocol: str | None = None) -> TransferMatrix | None:
+        """What transfer.csv has of a protocol (None: the study's default), measured here or imported."""
+        wanted = protocol or measuring.default_protocol(self)
+        matrices = transfer.from_rows(cells.read_table(self.study))
+        return next((matrix for matrix in matrices if matrix.protocol == wanted), None)
 
 
 def _tables(summary: StudySummary) -> list[Table]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from indicators import Indicator
 from transferscope import comparison
-from transferscope.baselines import Baseline, Facts, baselines
-from transferscope.comparison import POOLED, Floats, Material
+from transferscope.baselines import Facts, baselines
+from transferscope.comparison import Material
 from transferscope.errors import IndicatorInputError, InputError, PromptError, suggest
+from transferscope.ordering import (
+    RankedSource,
+    Ranking,
+    about_measuring,
+    about_types,
+    by_known,
+    of_other_type,
+    remeasured,
+)
 from transferscope.prompts import RECORD
+from transferscope.trials import around, resampled, score, ties
 
 if TYPE_CHECKING:
     from transferscope.comparison import IndicatorMatrix
@@ -23,34 +31,7 @@ if TYPE_CHECKING:
     from transferscope.transfer import TransferMatrix
 
 DEFAULT, WITHOUT_PROMPTS = "prompt_cosine_mean_token", "on"
-TINY = 1e-12  # differences below are rounding
 WEAK = "Prompts no better than the majority class (within two standard errors), of which little can be said"
-
-
-@dataclass(frozen=True)
-class RankedSource:
-    """One source: its score (larger: transfers better), 95 % interval, and measured transfer if any."""
-
-    rank: int
-    source: str
-    score: float
-    low: float | None
-    high: float | None
-    ties_with_best: bool | None
-    measured: float | None
-    type: str | None
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The sources for one target, best first."""
-
-    target: str
-    model: str
-    indicator: str
-    sources: tuple[RankedSource, ...]
-    baselines: tuple[Baseline, ...]
-    notes: tuple[str, ...]
 
 
 def rank(
@@ -61,6 +42,8 @@ def rank(
     transfer: TransferMatrix | None = None,
     types: Mapping[str, str] | None = None,
     sizes: Mapping[str, int] | None = None,
+    prefer_same_type: bool = False,
+    measure: int | None = None,
     seed: int = 0,
     resamples: int = 200,
 ) -> Ranking:
@@ -68,20 +51,56 @@ def rank(
 
     `indicator` None chooses one (the notes say why). `types` adds to the types that the signatures know;
     `sizes` are numbers of training examples. Intervals: 95 %, bootstrap over the trials of source and target
-    (`resampled`).
+    (`resampled`). `prefer_same_type` sorts by type first, by score inside. `measure` K orders the first K by
+    `transfer`, above the others (what is measured only then: `remeasured`).
 
-    Raises InputError (unknown target, no source), SignatureError (different backbones), IndicatorInputError.
+    Raises InputError (unknown target, no source, a type or value that is asked for and not known),
+    SignatureError (different backbones), IndicatorInputError.
     """
     if target not in signatures:
         raise InputError(f"no signature of the target {target!r}. {suggest(target, signatures)}")
-    materials = {name: comparison.from_signature(signature) for name, signature in signatures.items()}
-    model = str(signatures[target].provenance.get("model") or signatures[target].model)
-    goal = replace(materials.pop(target), task=target)
-    sources = [replace(material, task=name) for name, material in materials.items()]
-    facts = _facts(goal, sources, transfer, types, sizes)
+    materials = [replace(comparison.from_signature(one), task=name) for name, one in signatures.items()]
     weak = [name for name, one in signatures.items() if comparison.no_better_than_majority(one.provenance)]
-    notes = [f"{WEAK}: {', '.join(weak)}."] if weak else []
-    return _rank(goal, sources, model, indicator, facts, notes, seed, resamples)
+    return rank_materials(
+        target,
+        materials,
+        model=str(signatures[target].provenance.get("model") or signatures[target].model),
+        notes=[f"{WEAK}: {', '.join(weak)}."] if weak else [],
+        indicator=indicator,
+        transfer=transfer,
+        types=types,
+        sizes=sizes,
+        prefer_same_type=prefer_same_type,
+        measure=measure,
+        seed=seed,
+        resamples=resamples,
+    )
+
+
+def rank_materials(
+    target: str,
+    materials: Sequence[Material],
+    *,
+    model: str = "",
+    notes: Sequence[str] = (),
+    indicator: str | None = None,
+    transfer: TransferMatrix | None = None,
+    types: Mapping[str, str] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    prefer_same_type: bool = False,
+    measure: int | None = None,
+    seed: int = 0,
+    resamples: int = 200,
+) -> Ranking:
+    """`rank`, on what every kind of source is turned into; ``notes`` stand last."""
+    goals = [material for material in materials if material.task == target]
+    if not goals:
+        names = [material.task for material in materials]
+        raise InputError(f"nothing is known of the target {target!r}. {suggest(target, names)}")
+    sources = [material for material in materials if material.task != target]
+    facts = _facts(goals[0], sources, transfer, types, sizes)
+    found = _rank(goals[0], sources, model, indicator, facts, notes, prefer_same_type, seed, resamples)
+    return by_known(found, measure)
 
 
 def rank_prompts(
@@ -89,14 +108,18 @@ def rank_prompts(
     folders: Sequence[Path | str],
     *,
     indicator: str | None = None,
+    transfer: TransferMatrix | None = None,
     types: Mapping[str, str] | None = None,
+    prefer_same_type: bool = False,
+    measure: int | None = None,
     seed: int = 0,
     resamples: int = 200,
 ) -> Ranking:
     """Rank PEFT prompts as sources for another: `target_path` holds it (or its seeds), `folders` the sources.
 
-    No task data and no model are needed. Raises PromptError, SignatureError (different backbones),
-    IndicatorInputError (an indicator that needs more than prompts).
+    No task data and no model are needed; the other options are those of `rank`. Raises PromptError,
+    SignatureError (different backbones), IndicatorInputError (an indicator that needs more than prompts),
+    InputError (a type or value that is asked for and not known).
     """
     goals = comparison.read_folders([target_path])
     if len(goals) > 1:
@@ -108,8 +131,9 @@ def rank_prompts(
     own = comparison.soft_prompts.find_prompts([target_path])
     sources, notes = _beside(goal, comparison.read_folders(folders, without=own))
     model = str(comparison.soft_prompts.load_prompt(own[0]).provenance.get("model") or "")
-    facts = _facts(goal, sources, types=types)
-    return _rank(goal, sources, model, indicator, facts, notes, seed, resamples)
+    facts = _facts(goal, sources, transfer, types)
+    found = _rank(goal, sources, model, indicator, facts, notes, prefer_same_type, seed, resamples)
+    return by_known(found, measure)
 
 
 def rank_values(
@@ -119,20 +143,16 @@ def rank_values(
     indicator: str | None = None,
     transfer: TransferMatrix | None = None,
     types: Mapping[str, str] | None = None,
+    prefer_same_type: bool = False,
+    measure: int | None = None,
 ) -> Ranking:
     """Rank sources by indicator values that are there already (larger: transfers better), from a table, say.
 
-    `indicator` None takes the only one, or the default if it is among them. There are no trials in such a
-    table, so there are no intervals. Raises InputError: unknown target or indicator, no source with a value.
+    `indicator` None takes the only one, or the default if it is among them; the other options are those of
+    `rank`. There are no trials in such a table, so there are no intervals. Raises InputError: unknown target
+    or indicator, no source with a value, a type or value that is asked for and not known.
     """
-    by_name = {matrix.indicator: matrix for matrix in matrices}
-    name = indicator or (DEFAULT if DEFAULT in by_name else next(iter(by_name)) if len(by_name) == 1 else "")
-    if name not in by_name:
-        asked = (
-            f"no indicator {name!r} in the table" if name else "the table has several indicators: name one"
-        )
-        raise InputError(f"{asked}. {suggest(name, by_name)}")
-    matrix = by_name[name]
+    matrix = _one_of(matrices, indicator)
     if target not in matrix.tasks:
         raise InputError(f"no target {target!r} in the table. {suggest(target, matrix.tasks)}")
     column = matrix.values[:, matrix.tasks.index(target)]
@@ -142,19 +162,83 @@ def rank_values(
         if task != target and np.isfinite(value)
     }
     if not scores:
-        raise InputError(f"the table has no {name} of a source for {target!r}")
-    sources = [Material(task, {}) for task in scores]
-    facts = _facts(Material(target, {}), sources, transfer, types)
-    order = sorted(scores, key=lambda task: -scores[task])  # stable: ties stay as given
-    ranked = tuple(
-        RankedSource(
-            place, task, scores[task], None, None, None, facts.measured.get(task), facts.types.get(task)
+        raise InputError(f"the table has no {matrix.indicator} of a source for {target!r}")
+    facts = _facts(Material(target, {}), [Material(task, {}) for task in scores], transfer, types)
+    ranked = [RankedSource(0, task, scores[task], None, None, None, *_known(facts, task)) for task in scores]
+    no_trials = "Values from a table: no trials, so no interval, and no telling which sources tie."
+    return by_known(_ranking("", matrix.indicator, facts, ranked, [no_trials], prefer_same_type), measure)
+
+
+def measured_only(
+    target: str,
+    values: Mapping[str, float],
+    *,
+    model: str = "",
+    transfer: TransferMatrix | None = None,
+    types: Mapping[str, str] | None = None,
+    own: Mapping[str, float] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    examples: Mapping[str, int] | None = None,
+    dropped: Mapping[str, int | None] | None = None,
+    spent: int | None = None,
+    exhaustive: int | None = None,
+) -> Ranking:
+    """Rank sources by what was measured on the target alone: no indicator, as for a target with no prompt.
+
+    `own` are the sources' scores on their own tasks, `transfer` what is known of other targets, both for the
+    baselines; the other options are those of `remeasured`. Scores are None. Raises InputError.
+    """
+    sources = [Material(name, {}, own=(own or {}).get(name)) for name in values]
+    facts = _facts(Material(target, {}), sources, transfer, types, sizes)
+    ranked = [RankedSource(0, name, None, None, None, None, None, facts.types.get(name)) for name in values]
+    why = "No indicator: the order is by what was measured on the target alone."
+    found = _ranking(model, None, replace(facts, measured={}), ranked, [why], prefer_same_type=False)
+    return remeasured(found, values, examples=examples, dropped=dropped, spent=spent, exhaustive=exhaustive)
+
+
+def _one_of(matrices: Sequence[IndicatorMatrix], indicator: str | None) -> IndicatorMatrix:
+    by_name = {matrix.indicator: matrix for matrix in matrices}
+    name = indicator or (DEFAULT if DEFAULT in by_name else next(iter(by_name)) if len(by_name) == 1 else "")
+    if name not in by_name:
+        asked = (
+            f"no indicator {name!r} in the table" if name else "the table has several indicators: name one"
         )
-        for place, task in enumerate(order, start=1)
-    )
+        raise InputError(f"{asked}. {suggest(name, by_name)}")
+    return by_name[name]
+
+
+def _known(facts: Facts, task: str) -> tuple[float | None, str | None]:
+    return facts.measured.get(task), facts.types.get(task)
+
+
+def _ranking(
+    model: str,
+    indicator: str | None,
+    facts: Facts,
+    sources: Sequence[RankedSource],
+    notes: Sequence[str],
+    prefer_same_type: bool,
+) -> Ranking:
+    """The sources, given in any order, by score (by type first), with baselines and notes beside them."""
+    names = [source.source for source in sources]
+    other = [False] * len(names)
+    if prefer_same_type:
+        other = of_other_type(facts.target, names, facts.types)
+    # stable: ties stay as given
+    order = sorted(range(len(names)), key=lambda i: (other[i], *_by_score(sources[i])))
+    ranked = tuple(replace(sources[i], rank=place) for place, i in enumerate(order, start=1))
     beside, missing = baselines(facts)
-    notes = ("Values from a table: no trials, so no interval, and no telling which sources tie.",)
-    return Ranking(target, "", name, ranked, tuple(beside), (*notes, _about_measuring(ranked), *missing))
+    sorting = [about_types(facts.target, ranked, facts.types)] if prefer_same_type else []
+    measuring = about_measuring(ranked, "type and score" if prefer_same_type else "score")
+    said = (*notes, *sorting, measuring, *missing)
+    return Ranking(facts.target, model, indicator, ranked, tuple(beside), said)
+
+
+def _by_score(source: RankedSource) -> tuple[bool, float]:
+    """A sort key: the highest first, undefined ones last."""
+    if source.score is None or np.isnan(source.score):
+        return True, 0.0
+    return False, -source.score
 
 
 def _beside(goal: Material, found: list[Material]) -> tuple[list[Material], tuple[str, ...]]:
@@ -219,6 +303,7 @@ def _rank(
     name: str | None,
     facts: Facts,
     notes: Sequence[str],
+    prefer_same_type: bool,
     seed: int,
     resamples: int,
 ) -> Ranking:
@@ -227,23 +312,20 @@ def _rank(
     comparison.check_together([target, *sources])
     chosen, why = (name, f"Indicator {name}: asked for.") if name else choose([target, *sources])
     record = comparison.find(chosen, [target, *sources])
-    scores = np.array([_score(record, source, target) for source in sources])
+    scores = np.array([score(record, source, target) for source in sources])
     draws = resampled(record, sources, target, seed=seed, resamples=resamples)  # [sources, resamples]
     several = [max(target.trials, source.trials) > 1 for source in sources]
-    order = sorted(
-        range(len(sources)), key=lambda i: (np.isnan(scores[i]), -scores[i])
-    )  # stable: ties stay as given
+    best = min(range(len(sources)), key=lambda i: (np.isnan(scores[i]), -scores[i]))
     ranked = []
-    best = order[0]
-    for place, i in enumerate(order, start=1):
-        low, high = _around(scores[i], draws[i]) if several[i] else (None, None)
-        tie = _ties(scores[best] - scores[i], draws[best] - draws[i]) if several[best] or several[i] else None
-        task = sources[i].task
-        measured, kind = facts.measured.get(task), facts.types.get(task)
-        ranked.append(RankedSource(place, task, float(scores[i]), low, high, tie, measured, kind))
-    beside, missing = baselines(facts)
-    said = [why, *_about_trials(target, sources, ranked), _about_measuring(ranked), *missing, *notes]
-    return Ranking(target.task, model, record.name, tuple(ranked), tuple(beside), tuple(said))
+    for i, source in enumerate(sources):
+        low, high = around(scores[i], draws[i]) if several[i] else (None, None)
+        tie = ties(scores[best] - scores[i], draws[best] - draws[i]) if several[best] or several[i] else None
+        known = _known(facts, source.task)
+        ranked.append(RankedSource(0, source.task, float(scores[i]), low, high, tie, *known))
+    ranked.sort(key=_by_score)
+    said = [why, *_about_trials(target, sources, ranked)]
+    found = _ranking(model, record.name, facts, ranked, said, prefer_same_type)
+    return replace(found, notes=(*found.notes, *notes))
 
 
 def choose(materials: Sequence[Material]) -> tuple[str, str]:
@@ -266,98 +348,6 @@ def choose(materials: Sequence[Material]) -> tuple[str, str]:
     )
 
 
-def _score(record: Indicator, source: Material, target: Material) -> float:
-    left, right = comparison.items(record, source), comparison.items(record, target)
-    return float(comparison.pair_values(record, left, right).mean())
-
-
-def resampled(
-    record: Indicator, sources: Sequence[Material], target: Material, *, seed: int, resamples: int
-) -> Floats:
-    """Scores [sources, resamples] when the trials of target and sources are drawn again, with replacement.
-
-    The target's draws are the same for all sources, so rows can be subtracted from each other. A side with
-    one trial stays as it is; where both do, the row is constant. An indicator that needs pooled arrays alone
-    (predictivity) is computed again from each draw's mean; where pooled arrays stand beside others, they stay
-    those of all trials.
-    """
-    rng = np.random.default_rng(seed)
-    of_target = _draw(rng, target.trials, resamples)
-    pooled = set(record.needs) <= POOLED
-    rows = []
-    for source in sources:
-        of_source = _draw(rng, source.trials, resamples)
-        values = _pooled_values if pooled else _pair_means
-        rows.append(values(record, source, target, of_source, of_target))
-    return np.array(rows)
-
-
-def _draw(rng: np.random.Generator, trials: int, resamples: int) -> NDArray[np.int64]:
-    """Which trials each resample holds, sorted, so that equal draws are equal rows: [resamples, R]."""
-    return np.sort(rng.integers(trials, size=(resamples, trials)), axis=1)
-
-
-def _pair_means(
-    record: Indicator,
-    source: Material,
-    target: Material,
-    of_source: NDArray[np.int64],
-    of_target: NDArray[np.int64],
-) -> Floats:
-    left, right = comparison.items(record, source), comparison.items(record, target)
-    block = comparison.pair_values(record, left, right)  # [R_source, R_target]: all that any resample needs
-    return np.asarray(block[of_source[:, :, None], of_target[:, None, :]].mean(axis=(1, 2)))
-
-
-def _pooled_values(
-    record: Indicator,
-    source: Material,
-    target: Material,
-    of_source: NDArray[np.int64],
-    of_target: NDArray[np.int64],
-) -> Floats:
-    lefts, row = np.unique(of_source, axis=0, return_inverse=True)
-    rights, column = np.unique(of_target, axis=0, return_inverse=True)
-    row, column = row.reshape(-1), column.reshape(-1)
-    wanted = sorted(set(zip(row.tolist(), column.tolist(), strict=True)))
-    # All pairs at once are cheap only where the indicator knows how.
-    if record.pairwise:
-        table = comparison.pair_values(
-            record,
-            [comparison.items(record, _taken(record, source, trials))[0] for trials in lefts],
-            [comparison.items(record, _taken(record, target, trials))[0] for trials in rights],
-        )
-    else:
-        table = np.full((len(lefts), len(rights)), np.nan)
-        for i, j in wanted:
-            table[i, j] = _score(record, _taken(record, source, lefts[i]), _taken(record, target, rights[j]))
-    return np.asarray(table[row, column])
-
-
-def _taken(record: Indicator, material: Material, trials: NDArray[np.int64]) -> Material:
-    return replace(
-        material, inputs={need: [material.inputs[need][i] for i in trials] for need in record.needs}
-    )
-
-
-def _ties(difference: float, draws: Floats) -> bool | None:
-    """Whether the interval of score(best) - score(this) holds 0; None where a draw is undefined."""
-    low, high = _around(difference, draws)
-    return None if low is None or high is None else bool(low <= TINY and high >= -TINY)
-
-
-def _around(value: float, draws: Floats) -> tuple[float | None, float | None]:
-    """The 95 % interval of the draws' deviations from their own mean, around the value.
-
-    A draw that holds a trial twice is noisier than all trials together, and some indicators sink with noise:
-    the draws' mean would then lie beside the value, and with it the interval.
-    """
-    if not np.isfinite([value, *draws]).all():
-        return None, None
-    low, high = np.quantile(draws - draws.mean(), [0.025, 0.975])
-    return float(value + low), float(value + high)
-
-
 def _about_trials(target: Material, sources: Sequence[Material], ranked: Sequence[RankedSource]) -> list[str]:
     """What the intervals rest on, and which sources they cannot tell apart."""
     fewest = min(source.trials for source in sources)
@@ -376,16 +366,3 @@ def _about_trials(target: Material, sources: Sequence[Material], ranked: Sequenc
             f"{', '.join(ties)}."
         )
     return notes
-
-
-def _about_measuring(ranked: Sequence[RankedSource]) -> str:
-    measured = [source for source in ranked if source.measured is not None]
-    if not measured:
-        return "Scores are predictions: no transfer to this target was measured."
-    best = max(measured, key=lambda source: source.measured or 0.0)
-    first = ranked[0].measured
-    gap = "" if first is None else f" The first by score reaches {first:.4f}."
-    return (
-        f"The order is by score, a prediction; transfer was measured for {len(measured)} of {len(ranked)} "
-        f"sources. Best measured: {best.source}, {best.measured:.4f}.{gap}"
-    )

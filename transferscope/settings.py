@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -13,6 +13,7 @@ from transferscope.errors import StudyError, suggest
 from transferscope.task_spec import TaskSpec, parse_spec
 
 MAX_SEEDS = 100
+RESERVED = ("none", "random", "scratch")
 
 
 class Strict(BaseModel):
@@ -57,8 +58,18 @@ class SignatureSettings(Strict):
     balanced: bool | None = None
 
 
+class TransferSettings(Strict):
+    """How transfer is measured. ``learning_rates`` (of protocol init) are factors of the tuning's."""
+
+    random_draws: int = Field(3, ge=0, le=MAX_SEEDS)
+    probe: Literal["ridge", "logistic"] = "ridge"
+    probe_examples: int = Field(2000, ge=2)
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.25, 0.5, 1.0), min_length=1)
+    tolerance: float = Field(0.01, ge=0)
+
+
 class StudySettings(Strict):
-    """A whole study: model, template, head, tasks, seeds, tuning, signatures, indicators."""
+    """A whole study: model, template, head, tasks, seeds, tuning, signatures, indicators, transfer."""
 
     model: ModelSettings
     tasks: dict[str, TaskSpec] = Field(min_length=1)
@@ -71,6 +82,7 @@ class StudySettings(Strict):
     signatures: SignatureSettings = SignatureSettings()
     indicators: tuple[str, ...] | None = None
     measure: bool = True
+    transfer: TransferSettings = TransferSettings()
 
     @field_validator("model", mode="before")
     @classmethod
@@ -82,6 +94,12 @@ class StudySettings(Strict):
     def _task_by_task(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
+        for name in value:
+            if str(name) in RESERVED:
+                raise ValueError(
+                    f"a task cannot be called {str(name)!r}: in tables of transfer, {', '.join(RESERVED)} "
+                    "are the controls beside the sources"
+                )
         return {str(name): parse_spec(str(name), spec) for name, spec in value.items()}
 
     @field_validator("seeds", mode="before")
@@ -154,6 +172,7 @@ def _fields(place: tuple[Any, ...]) -> list[str]:
         "model": ModelSettings,
         "tuning": TuningSettings,
         "signatures": SignatureSettings,
+        "transfer": TransferSettings,
     }
     return (
         list(sections.get(str(place[0]), StudySettings).model_fields)

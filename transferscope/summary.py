@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,9 @@ class TaskSummary:
     type: str | None
     metric: str
     seeds: int
-    score: float
+    score: float | None
     spread: float | None
-    majority: float
+    majority: float | None
     source: str | None
     ties: int | None
     weak: bool
@@ -31,8 +32,8 @@ class TaskSummary:
     @classmethod
     def of(cls, name: str, signature: Signature, type_: str | None, ranking: Ranking | None) -> TaskSummary:
         """From a signature's provenance and the task's ranking."""
-        scores: Sequence[dict[str, float]] = signature.provenance["scores"]
-        dev = np.array([score["dev"] for score in scores])
+        scores: Sequence[dict[str, Any]] = signature.provenance["scores"]
+        dev = np.array([score["dev"] for score in scores if "dev" in score])  # prompts of others have none
         first = ranking.sources[0] if ranking is not None and ranking.sources else None
         ties = None
         if ranking is not None and first is not None and first.ties_with_best is not None:
@@ -40,11 +41,11 @@ class TaskSummary:
         return cls(
             task=name,
             type=type_,
-            metric=str(scores[0]["metric"]),
-            seeds=len(dev),
-            score=float(dev.mean()),
+            metric=str(scores[0].get("metric") or ""),
+            seeds=len(scores),
+            score=float(dev.mean()) if len(dev) else None,
             spread=float(dev.std(ddof=1)) if len(dev) > 1 else None,
-            majority=float(scores[0]["majority"]),
+            majority=scores[0].get("majority"),
             source=first.source if first else None,
             ties=ties,
             weak=no_better_than_majority(signature.provenance),

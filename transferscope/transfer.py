@@ -1,29 +1,62 @@
-"""Measured transfer: source prompts on target tasks -> TransferMatrix.
+"""Measured transfer: source prompts on target tasks -> cells -> TransferMatrix.
 
-Here: zero-shot, with the target's label words.
+A protocol is one row of PROTOCOLS: how a frozen source prompt is scored on a target.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transferscope import attachment
-from transferscope.encoding import Encoded, encode
-from transferscope.errors import InputError
-from transferscope.evaluation import evaluate
+from transferscope.errors import InputError, suggest
+from transferscope.evaluation import Evaluation
 from transferscope.models import Backbone
+from transferscope.probing import LinearProbe
 from transferscope.prompts import SoftPrompt
+from transferscope.settings import RESERVED
 from transferscope.tasks import Task
-from transferscope.templates import label_word_ids
+from transferscope.templates import DEFAULTS
+from transferscope.zero_shot import ZeroShot
 
 COLUMNS = ("protocol", "source", "target", "seed", "metric", "value")
-ZERO_SHOT = "zero-shot"
+ZERO_SHOT, LINEAR_PROBE, INIT = "zero-shot", "linear-probe", "init"
+# What stands among the sources of a table without being one: no prompt, random prompts (their seed is the
+# number of the draw), and, for transfer by initialisation, the study's own initialisation.
+CONTROLS = NONE, RANDOM, SCRATCH = RESERVED
+DRAWS = 3
 Progress = Callable[[int, int, str], None]
+
+
+class Scorer(Protocol):
+    """Scores any prompt on one target, whose texts are tokenised once and put in batches once."""
+
+    def score(self, prompt: SoftPrompt) -> Evaluation:
+        """The prompt's score on the target's dev split."""
+        ...
+
+
+PROTOCOLS: dict[str, Callable[..., Scorer]] = {ZERO_SHOT: ZeroShot, LINEAR_PROBE: LinearProbe}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured value: a source's prompt of one seed (or a control) on one target.
+
+    ``prompt`` is the prompt's fingerprint, ``loss`` the mean loss (nats), ``examples`` how many were scored.
+    """
+
+    source: str
+    seed: int
+    metric: str
+    value: float
+    loss: float | None = None
+    examples: int | None = None
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,7 +65,7 @@ class TransferMatrix:
 
     ``values`` [S, T] float64 is the mean over the R seeds of the source's prompts in ``per_seed`` [R, S, T]
     (NaN where not measured); a column's metric is ``metrics[target]``. Performance of a target's own prompt
-    is on the diagonal.
+    is on the diagonal. ``controls``: "none" and "random" (and "scratch"), each [draws, T].
     """
 
     protocol: str
@@ -42,84 +75,165 @@ class TransferMatrix:
     per_seed: NDArray[np.float64]
     seeds: tuple[int, ...] = ()
     metrics: Mapping[str, str] | None = None
+    controls: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def value(self, source: str, target: str) -> float:
         """One cell."""
         return float(self.values[self.sources.index(source), self.targets.index(target)])
 
+    @property
+    def own(self) -> NDArray[np.float64]:
+        """What each target's own prompt reaches, [T]; NaN where it was not measured."""
+        return np.array([self.value(t, t) if t in self.sources else np.nan for t in self.targets])
 
-def zero_shot_column(
+    @property
+    def relative(self) -> NDArray[np.float64]:
+        """Values divided by the target's own, [S, T]; NaN where that is missing or not positive."""
+        return np.where(self.own > 0, self.values / np.where(self.own > 0, self.own, 1.0), np.nan)
+
+    @property
+    def standard_errors(self) -> NDArray[np.float64]:
+        """Standard error of each value over seeds, sd / sqrt(R), [S, T]; NaN where there is one seed."""
+        known = np.isfinite(self.per_seed)
+        count = known.sum(axis=0)
+        off = np.where(known, self.per_seed - self.values, 0.0)
+        return np.sqrt(
+            np.divide(
+                (off**2).sum(axis=0),
+                count * (count - 1),
+                out=np.full(count.shape, np.nan),
+                where=count > 1,
+            )
+        )
+
+
+def random_prompts(
+    backbone: Backbone, rows: int, *, template: str | None = None, draws: int = DRAWS
+) -> list[SoftPrompt]:
+    """Prompts of P' rows that no task had a part in: normal, with the embedding table's mean and deviation.
+
+    Su et al. draw theirs from U(0, 1), far from any embedding.
+    """
+    chosen = template or DEFAULTS[backbone.architecture.kind]
+    found = (attachment.initial_rows(backbone, rows, init="random", seed=draw) for draw in range(draws))
+    return [SoftPrompt(one.cpu().numpy(), RANDOM, draw, chosen) for draw, one in enumerate(found)]
+
+
+def controls(
+    backbone: Backbone, prompts: Mapping[str, Sequence[SoftPrompt]], *, draws: int = DRAWS
+) -> dict[str, list[SoftPrompt]]:
+    """No prompt, and random ones, in the shape and template that most of the source prompts have."""
+    rows, template = _usual_shape(prompts)
+    nothing = SoftPrompt(np.zeros((0, backbone.embedding_size), np.float32), NONE, 0, template)
+    return {NONE: [nothing], RANDOM: random_prompts(backbone, rows, template=template, draws=draws)}
+
+
+def control_recipes(
+    prompts: Mapping[str, Sequence[SoftPrompt]], draws: int = DRAWS
+) -> dict[tuple[str, int], str]:
+    """What `controls` makes, by (name, seed), in words that with the model say all: no model is needed."""
+    rows, template = _usual_shape(prompts)
+    made = {(NONE, 0): f"none, {template}"}
+    return made | {(RANDOM, draw): f"random, {rows} rows, {template}" for draw in range(draws)}
+
+
+def _usual_shape(prompts: Mapping[str, Sequence[SoftPrompt]]) -> tuple[int, str]:
+    shapes = [(len(prompt.rows), prompt.template) for several in prompts.values() for prompt in several]
+    if not shapes:
+        raise InputError("nothing to measure: no source prompts, or no target tasks")
+    return max(dict.fromkeys(shapes), key=shapes.count)
+
+
+def column(
     backbone: Backbone,
     prompts: Mapping[str, Sequence[SoftPrompt]],
     target: Task,
     *,
+    protocol: str = ZERO_SHOT,
     max_length: int | None = None,
     token_budget: int = 8192,
+    known: Callable[[str, SoftPrompt], Cell | None] | None = None,
+    keep: Callable[[Cell], None] | None = None,
     progress: Progress | None = None,
-) -> dict[tuple[str, int], float]:
-    """Every source prompt on one target: {(source, seed): value}.
+    **options: Any,
+) -> list[Cell]:
+    """Every source prompt on one target.
 
-    The dev split is tokenised once for each number of rows.
+    The target is tokenised once and put in batches once (for each number of prompt rows); only the head at
+    the readout row is computed. ``known`` may supply a cell that was measured before, ``keep`` gets each new
+    one at once. Raises InputError: an unknown protocol, a source with two prompts of one seed.
     """
-    if target.words is None:
-        raise InputError(
-            f"task {target.name!r} has no label words: zero-shot transfer needs a verbalizer head"
-        )
-    readout = attachment.verbalizer(
-        backbone, label_word_ids(backbone.tokenizer, target.words, target.labels, target.name)
-    )
-    encoded: dict[int, Encoded] = {}
     cells = [(source, prompt) for source, several in prompts.items() for prompt in several]
     _refuse_duplicates((source, prompt.seed) for source, prompt in cells)
-    found: dict[tuple[str, int], float] = {}
+    if protocol not in PROTOCOLS:
+        raise InputError(f"unknown protocol {protocol!r}. {suggest(protocol, PROTOCOLS)}")
+    scorer: Scorer | None = None
+    found: list[Cell] = []
     for source, prompt in cells:
-        attached = attachment.attach(backbone, prompt)
-        if attached.rows not in encoded:
-            encoded[attached.rows] = encode(
-                backbone, target.dev, prompt_rows=attached.rows, max_length=max_length
+        cell = known(source, prompt) if known is not None else None
+        if cell is None:
+            scorer = scorer or PROTOCOLS[protocol](
+                backbone, target, max_length=max_length, token_budget=token_budget, **options
             )
-        score = evaluate(
-            attached, readout, encoded[attached.rows], metric=target.metric, token_budget=token_budget
-        )
-        found[source, prompt.seed] = score.value
+            cell = _cell(source, prompt, scorer.score(prompt))
+            if keep is not None:
+                keep(cell)
+        found.append(cell)
         if progress is not None:
             progress(len(found), len(cells), f"{source} -> {target.name}")
     return found
 
 
-def column_rows(target: Task, column: Mapping[tuple[str, int], float]) -> list[dict[str, Any]]:
-    """One measured column as long rows with the keys COLUMNS."""
+def _cell(source: str, prompt: SoftPrompt, score: Evaluation) -> Cell:
+    loss = score.loss if np.isfinite(score.loss) else None
+    return Cell(source, prompt.seed, score.metric, score.value, loss, score.examples, prompt.fingerprint)
+
+
+def cell_rows(protocol: str, target: str, cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """Cells of one target as long rows with the keys COLUMNS."""
     return [
-        dict(zip(COLUMNS, (ZERO_SHOT, source, target.name, seed, target.metric, value), strict=True))
-        for (source, seed), value in column.items()
+        dict(zip(COLUMNS, (protocol, c.source, target, c.seed, c.metric, c.value), strict=True))
+        for c in cells
     ]
 
 
-def zero_shot(
+def measure(
     backbone: Backbone,
     prompts: Mapping[str, Sequence[SoftPrompt]],
     targets: Mapping[str, Task],
+    *,
+    protocol: str = ZERO_SHOT,
+    draws: int = DRAWS,
     **options: Any,
 ) -> TransferMatrix:
-    """Every source prompt, unchanged, on every target with the target's label words (Su et al., NAACL
-    2022).
+    """Every source prompt, unchanged, on every target, and the controls (``draws`` 0: none of them).
+
+    Source: Su et al., NAACL 2022, section 3 (zero-shot). Departure: several random prompts, and none at all.
     """
-    columns = [(task, zero_shot_column(backbone, prompts, task, **options)) for task in targets.values()]
-    rows = [row for task, column in columns for row in column_rows(task, column)]
+    every = {**prompts, **(controls(backbone, prompts, draws=draws) if draws and prompts else {})}
+    rows = [
+        row
+        for task in targets.values()
+        for row in cell_rows(protocol, task.name, column(backbone, every, task, protocol=protocol, **options))
+    ]
     if not rows:
         raise InputError("nothing to measure: no source prompts, or no target tasks")
     return from_rows(rows)[0]
 
 
 def to_rows(matrix: TransferMatrix) -> Iterator[tuple[str, str, str, int, str, float]]:
-    """Long rows in the order of COLUMNS; cells that were not measured are left out."""
+    """Long rows in the order of COLUMNS, controls last; cells that were not measured are left out."""
     for t, target in enumerate(matrix.targets):
+        metric = (matrix.metrics or {}).get(target, "accuracy")
         for s, source in enumerate(matrix.sources):
             for r, seed in enumerate(matrix.seeds):
                 value = float(matrix.per_seed[r, s, t])
                 if np.isfinite(value):
-                    metric = (matrix.metrics or {}).get(target, "accuracy")
                     yield matrix.protocol, source, target, seed, metric, value
+        for control, values in matrix.controls.items():
+            for draw, value in enumerate(values[:, t]):
+                if np.isfinite(value):
+                    yield matrix.protocol, control, target, draw, metric, float(value)
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]]) -> list[TransferMatrix]:
@@ -150,14 +264,21 @@ def _refuse_duplicates(cells: Iterable[tuple[str, int]]) -> None:
 def _matrix(
     protocol: str, cells: Mapping[tuple[int, str, str], float], metrics: Mapping[str, str]
 ) -> TransferMatrix:
-    seeds = tuple(sorted({seed for seed, _, _ in cells}))
-    sources = tuple(dict.fromkeys(source for _, source, _ in cells))
+    seeds = tuple(sorted({seed for seed, source, _ in cells if source not in CONTROLS}))
+    sources = tuple(dict.fromkeys(source for _, source, _ in cells if source not in CONTROLS))
     targets = tuple(dict.fromkeys(target for _, _, target in cells))
-    per_seed = np.array([[[cells.get((r, s, t), np.nan) for t in targets] for s in sources] for r in seeds])
+    per_seed = np.array(
+        [[[cells.get((r, s, t), np.nan) for t in targets] for s in sources] for r in seeds], dtype=np.float64
+    ).reshape(len(seeds), len(sources), len(targets))
     known = np.isfinite(per_seed)
     total = np.where(known, per_seed, 0.0).sum(axis=0)
     values = np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
-    return TransferMatrix(protocol, sources, targets, values, per_seed, seeds, dict(metrics))
+    beside = {}
+    for control in dict.fromkeys(source for _, source, _ in cells if source in CONTROLS):
+        draws = sorted({seed for seed, source, _ in cells if source == control})
+        beside[control] = np.array([[cells.get((r, control, t), np.nan) for t in targets] for r in draws])
+    named = {target: metrics[target] for target in targets}
+    return TransferMatrix(protocol, sources, targets, values, per_seed, seeds, named, beside)
 
 
 @dataclass(frozen=True)
@@ -178,12 +299,12 @@ class TypeMeans:
 def by_type(matrix: TransferMatrix, types: Mapping[str, str]) -> TypeMeans:
     """Means within and across task types; a task with itself is left out (Su et al., NAACL 2022)."""
     groups: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-    for source in matrix.sources:
-        for target in matrix.targets:
-            value = matrix.value(source, target)
+    relative = matrix.relative
+    for s, source in enumerate(matrix.sources):
+        for t, target in enumerate(matrix.targets):
+            value = matrix.values[s, t]
             if source != target and source in types and target in types and np.isfinite(value):
-                own = matrix.value(target, target) if target in matrix.sources else np.nan
-                groups[types[source] == types[target]].append((value, value / own if own > 0 else np.nan))
+                groups[types[source] == types[target]].append((value, relative[s, t]))
     means = {key: np.mean(cells, axis=0) if cells else (np.nan, np.nan) for key, cells in groups.items()}
     return TypeMeans(
         float(means[True][0]),

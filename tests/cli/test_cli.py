@@ -29,7 +29,7 @@ from transferscope.exporters import export
 from transferscope.prompts import SoftPrompt, save_prompt
 from transferscope.ranking import RankedSource, Ranking, rank_prompts
 
-VERBS = ("compare", "demo", "extract", "list", "rank", "run", "tune")
+VERBS = ("compare", "demo", "extract", "list", "measure", "rank", "run", "tune")
 
 
 def call(*args: Any) -> Result:
@@ -73,8 +73,8 @@ class FakePipeline:
         self._note("run")
         return self.ranking
 
-    def rank(self, target: str, indicator: Any = None) -> Ranking:
-        self._note("rank", target, indicator)
+    def rank(self, target: str, **options: Any) -> Ranking:
+        self._note("rank", target, options)
         return self.ranking
 
 
@@ -138,7 +138,8 @@ def test_rank_of_a_study(study: FakePipeline) -> None:
     assert json.loads(result.stdout) == json.loads(export(study.ranking, "json"))
     assert "working" in result.stderr
     assert study.path == Path("my-study")
-    assert study.calls == [("rank", "a", "on")]
+    asked = {"measure": None, "race": False, "prefer_same_type": False, "protocol": None}
+    assert study.calls == [("rank", "a", {"indicator": "on", **asked})]
 
 
 def test_compare_of_a_study(study: FakePipeline) -> None:
@@ -254,6 +255,7 @@ def test_rank_of_prompt_folders(prompts: Path) -> None:
     assert json.loads(result.stdout) == json.loads(export(expected, "json"))
     assert [source.source for source in expected.sources] == ["near", "far"]
     keys = {"rank", "source", "score", "low", "high", "ties_with_best", "measured"}
+    keys |= {"basis", "examples", "type"}
     assert set(json.loads(result.stdout)["sources"][0]) == keys
 
 

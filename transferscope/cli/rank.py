@@ -18,6 +18,7 @@ from transferscope.cli.options import (
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+PROTOCOLS = ("zero-shot", "linear-probe")
 
 
 @click.command("rank")
@@ -29,8 +30,16 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--indicator", help="What to rank by; chosen, and the choice explained, if not given.")
 @click.option("--indicators", "table", type=FILE, help="CSV file indicator,source,target,value instead.")
-@click.option("--transfer", type=FILE, help="CSV file of measured transfer, beside --indicators.")
-@click.option("--types", type=FILE, help="CSV file task,type: for the same-type baseline without a study.")
+@click.option("--transfer", type=FILE, help="CSV file of measured transfer, beside these two.")
+@click.option("--types", type=FILE, help="CSV file task,type, beside these two.")
+@click.option("--prefer-same-type", is_flag=True, help="Sort by task type first, by the indicator inside.")
+@click.option("--measure", type=click.IntRange(min=1), metavar="K", help="Order the K best by real transfer.")
+@click.option("--race", is_flag=True, help="Measure by elimination: the K best, or all sources.")
+@click.option(
+    "--protocol",
+    type=click.Choice(PROTOCOLS),
+    help="How to measure. [default: zero-shot, or linear-probe for a study with classifier heads]",
+)
 @output_options
 def command(
     target: str,
@@ -41,6 +50,10 @@ def command(
     table: Path | None,
     transfer: Path | None,
     types: Path | None,
+    prefer_same_type: bool,
+    measure: int | None,
+    race: bool,
+    protocol: str | None,
     format_: str,
     output: Path | None,
 ) -> None:
@@ -48,32 +61,44 @@ def command(
 
     With --study, stages that are missing are done first. With --prompts, each DIR is an adapter folder or
     holds some, at most three levels down; no task data is needed. With --indicators, values of your own are
-    ranked (larger: transfers better).
+    ranked (larger: transfers better). With --measure or --race the order is what was measured, for a study
+    on the spot, else from --transfer.
 
     \b
     transferscope rank sst2 --study my-study
+    transferscope rank sst2 --study my-study --prefer-same-type --measure 3
     transferscope rank adapters/sst2 --prompts adapters/imdb adapters/mnli --format json
     transferscope rank sst2 --indicators values.csv --indicator on --types types.csv
     """
     if (study is not None) + bool(prompts) + (table is not None) != 1:
         raise click.UsageError("give one of --study DIR, --prompts DIR... and --indicators FILE")
-    if (more and not prompts) or (types and study) or (transfer and not table):
-        raise click.UsageError(
-            "folders go with --prompts, --types with it or --indicators, --transfer with that"
-        )
+    if (more and not prompts) or (study and (types or transfer)):
+        raise click.UsageError("folders go with --prompts, --types and --transfer with it or --indicators")
     if study is not None:
-        emit(open_study(study).rank(target, indicator=indicator), format_, output)
+        found = open_study(study).rank(
+            target,
+            indicator=indicator,
+            measure=measure,
+            race=race,
+            prefer_same_type=prefer_same_type,
+            protocol=protocol,
+        )
+        emit(found, format_, output)
         return
+    if race or protocol:
+        raise click.UsageError("--race and --protocol go with --study: they need a model and the task's data")
+    if measure and not transfer:
+        raise click.UsageError("--measure needs --transfer FILE, or --study to measure there")
     from transferscope import ranking
 
+    options = {
+        "indicator": indicator,
+        "transfer": read_transfer(transfer),
+        "types": read_types(types),
+        "prefer_same_type": prefer_same_type,
+        "measure": measure,
+    }
     if table is None:
-        found = ranking.rank_prompts(target, [*prompts, *more], indicator=indicator, types=read_types(types))
+        emit(ranking.rank_prompts(target, [*prompts, *more], **options), format_, output)
     else:
-        found = ranking.rank_values(
-            target,
-            read_indicators(table),
-            indicator=indicator,
-            transfer=read_transfer(transfer),
-            types=read_types(types),
-        )
-    emit(found, format_, output)
+        emit(ranking.rank_values(target, read_indicators(table), **options), format_, output)

@@ -1,0 +1,135 @@
+"""Measuring N sources on a target, against N plain forward passes over the same batches.
+
+The reference is what no measurement can do without: for each prompt and batch, the base model's forward pass
+over the prompt's rows and the text's, and the label words' logits at the readout row. Batches are made, and
+texts tokenised, before its clock starts; ours tokenises, makes the batches, scores, all inside the clock.
+
+    python benchmarks/transfer.py --sources 8 --examples 400 --repeats 3
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import transformers
+
+import transferscope.demo
+from transferscope import transfer, zero_shot
+from transferscope.encoding import encode
+from transferscope.evaluation import prepared
+from transferscope.models import Backbone, load_backbone, wrap
+from transferscope.prompts import SoftPrompt
+from transferscope.tasks import Example, Task
+
+ROWS = 16
+
+
+def target(backbone: Backbone, examples: int, seed: int = 0) -> Task:
+    """Texts of 8 to 60 words of the model's vocabulary, two classes."""
+    rng = np.random.default_rng(seed)
+    words = [word for word in backbone.tokenizer.get_vocab() if word.isalpha()]
+    texts = [" ".join(rng.choice(words, size=rng.integers(8, 61))) for _ in range(examples)]
+    split = tuple(Example(text, None, i % 2) for i, text in enumerate(texts))
+    return Task("target", split[:8], split, ("a", "b"), (words[0], words[1]))
+
+
+def backbone_of(model: str | None, layers: int, hidden: int) -> Backbone:
+    """The named model, or a random BERT of this size with the demo model's tokenizer."""
+    if model is not None:
+        return load_backbone(model)
+    folder = Path(transferscope.demo.__file__).parent / "model"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers,
+        num_attention_heads=hidden // 32, intermediate_size=4 * hidden, max_position_embeddings=128,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return wrap(transformers.BertForMaskedLM(config), tokenizer, f"random BERT {layers} x {hidden}")
+
+
+def plain(backbone: Backbone, task: Task, prompts: list[SoftPrompt]) -> Callable[[], None]:
+    """The reference, on batches that are there already."""
+    data = encode(backbone, task.dev, prompt_rows=ROWS + 1)
+    batches = prepared(backbone, data, prompt_rows=ROWS + 1).batches
+    words = torch.tensor(backbone.tokenizer.convert_tokens_to_ids(list(task.words or ())))
+    mask = backbone.embed(torch.tensor([backbone.tokenizer.mask_token_id]))
+    rows = [torch.cat([mask, torch.from_numpy(prompt.rows)]) for prompt in prompts]
+
+    def run() -> None:
+        with torch.inference_mode():
+            for prompt in rows:
+                for batch in batches:
+                    text = backbone.embed(batch.ids)
+                    embeds = torch.cat([prompt.expand(len(text), -1, -1), text], dim=1)
+                    full = torch.cat([batch.mask.new_ones(len(text), len(prompt)), batch.mask], dim=1)
+                    hidden = backbone.base(inputs_embeds=embeds, attention_mask=full)[0][:, 0]
+                    backbone.label_logits(hidden, words).argmax(dim=1)
+
+    return run
+
+
+def compare(backbone: Backbone, sources: int, examples: int, repeats: int) -> dict[str, Any]:
+    """Times in turns, and their ratio: the least of each, which a busy machine disturbs least."""
+    task, rng = target(backbone, examples), np.random.default_rng(1)
+    shape = (ROWS, backbone.embedding_size)
+    prompts = [
+        SoftPrompt(rng.normal(0, 0.05, shape).astype(np.float32), "s", seed, "mask-first")
+        for seed in range(sources)
+    ]
+    reference = plain(backbone, task, prompts)
+    tokenised = 0
+    encode_ = zero_shot.encode
+
+    def counting(*args: Any, **options: Any) -> Any:
+        nonlocal tokenised
+        tokenised += 1
+        return encode_(*args, **options)
+
+    zero_shot.encode = counting  # type: ignore[assignment]
+    try:
+        ours: list[float] = []
+        theirs: list[float] = []
+        for _ in range(repeats + 1):
+            for times, work in (
+                (theirs, reference),
+                (ours, lambda: transfer.column(backbone, {"s": prompts}, task)),
+            ):
+                start = time.perf_counter()
+                work()
+                times.append(time.perf_counter() - start)
+    finally:
+        zero_shot.encode = encode_
+    return {
+        "model": backbone.name,
+        "sources": sources,
+        "examples": examples,
+        "threads": torch.get_num_threads(),
+        "plain_seconds": min(theirs[1:]),  # the first turn warms up
+        "measure_seconds": min(ours[1:]),
+        "ratio": min(ours[1:]) / min(theirs[1:]),
+        "tokenisations_per_measurement": tokenised / (repeats + 1),
+    }
+
+
+@click.command()
+@click.option("--model", help="A model's folder or hub id; default: a random BERT.")
+@click.option("--layers", default=6, show_default=True)
+@click.option("--hidden", default=384, show_default=True)
+@click.option("--sources", default=8, show_default=True)
+@click.option("--examples", default=400, show_default=True)
+@click.option("--repeats", default=3, show_default=True)
+def main(model: str | None, layers: int, hidden: int, sources: int, examples: int, repeats: int) -> None:
+    """Measure, and print one JSON document."""
+    found = compare(backbone_of(model, layers, hidden), sources, examples, repeats)
+    click.echo(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Measured cells of a study on disk: each is kept as soon as it is there, with what it was made from.
+
+transfer/<protocol>/<target>.json    the cells of one target, rewritten whole (atomically) for each new one
+transfer/imported.json               results measured elsewhere
+transfer.csv                         all of them as one table, made from these files
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from transferscope import store
+from transferscope.errors import InputError, StoreError
+from transferscope.store import Study
+from transferscope.transfer import COLUMNS, Cell, cell_rows
+
+FOLDER, IMPORTED, TABLE = "transfer", "imported.json", "transfer.csv"
+
+
+class TargetCells:
+    """The cells of one target under one protocol; what was measured from other inputs is left out.
+
+    ``changed`` says which inputs differ from those of the cells that were there (empty: none do).
+    """
+
+    def __init__(self, study: Study, protocol: str, target: str, inputs: Mapping[str, Any]) -> None:
+        self.protocol, self.target, self.inputs = protocol, target, store.json_ready(dict(inputs))
+        self.path = study.path(FOLDER, protocol, f"{store.checked_name(target)}.json")
+        self.changed: list[str] = []
+        self._cells: dict[tuple[str, int], Cell] = {}
+        if self.path.is_file():
+            record = _read(self.path)
+            self.changed = store.stale_reason(record["inputs"], self.inputs)
+            if not self.changed:
+                self._cells = {(cell.source, cell.seed): cell for cell in record["cells"]}
+
+    def get(self, source: str, seed: int, prompt: str) -> Cell | None:
+        """The cell of a source's prompt, if it was measured with the prompt of this fingerprint."""
+        cell = self._cells.get((source, seed))
+        return cell if cell is not None and cell.prompt == prompt else None
+
+    def add(self, cell: Cell) -> None:
+        """Keep a cell, now."""
+        self._cells[cell.source, cell.seed] = cell
+        cells = [asdict(one) for one in self._cells.values()]
+        record = {"protocol": self.protocol, "target": self.target, "inputs": self.inputs, "cells": cells}
+        store.write_json(self.path, record, versioned=True)
+
+
+def _read(path: Any) -> dict[str, Any]:
+    record = store.read_json(path)
+    try:
+        cells = [Cell(**cell) for cell in record["cells"]]
+        return {**record, "inputs": dict(record["inputs"]), "cells": cells}
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{path} does not hold measured cells: {error}") from None
+
+
+def add_imported(study: Study, rows: Iterable[Mapping[str, Any]], source: str) -> None:
+    """Add results measured elsewhere (rows with the keys COLUMNS) to the study, and write its table again.
+
+    A cell that was imported before is replaced. ``source`` says where the rows come from. Raises InputError
+    for a value that is no number.
+    """
+    path = study.path(FOLDER, IMPORTED)
+    kept = {_key(row): row for row in (store.read_json(path)["rows"] if path.is_file() else [])}
+    for row in rows:
+        try:
+            value = float(row["value"])
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{source}: the value of {row['source']} -> {row['target']} is {row['value']!r}, no number"
+            ) from None
+        plain = {name: str(row[name]) for name in COLUMNS} | {"seed": int(row["seed"]), "value": value}
+        kept[_key(plain)] = {**plain, "from": source}
+    ordered = [kept[key] for key in sorted(kept)]
+    store.write_json(path, {"rows": ordered}, versioned=True)
+    write_table(study)
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, str, int]:
+    return str(row["protocol"]), str(row["target"]), str(row["source"]), int(row["seed"])
+
+
+def collect(study: Study, current: Callable[[str, str, Cell], bool] | None = None) -> list[dict[str, Any]]:
+    """All cells as long rows with the keys COLUMNS, in a fixed order; measured here goes before imported.
+
+    ``current(protocol, target, cell)`` may leave out those that the study no longer means.
+    """
+    found: dict[tuple[str, str, str, int], dict[str, Any]] = {}
+    imported = study.path(FOLDER, IMPORTED)
+    if imported.is_file():
+        for row in store.read_json(imported)["rows"]:
+            found[_key(row)] = {name: row[name] for name in COLUMNS}
+    for path in sorted(study.path(FOLDER).glob("*/*.json")):
+        record = _read(path)
+        kept = [
+            cell
+            for cell in record["cells"]
+            if current is None or current(record["protocol"], record["target"], cell)
+        ]
+        for row in cell_rows(record["protocol"], record["target"], kept):
+            found[_key(row)] = row
+    return [found[key] for key in sorted(found)]
+
+
+def write_table(
+    study: Study, current: Callable[[str, str, Cell], bool] | None = None
+) -> list[dict[str, Any]]:
+    """Write transfer.csv from the cells, and return its rows.
+
+    A transfer.csv that this package did not write is kept as transfer.before.csv.
+    """
+    rows, path = collect(study, current), study.path(TABLE)
+    if path.is_file() and store.provenance(path) is None:
+        path.replace(study.path("transfer.before.csv"))
+    table = [[row[name] for name in COLUMNS] for row in rows]
+    store.write_csv(path, COLUMNS, table, provenance={"made_of": f"{FOLDER}/"})
+    return rows
+
+
+def read_table(study: Study) -> list[dict[str, Any]]:
+    """The rows of transfer.csv; none where it is not there."""
+    path = study.path(TABLE)
+    return store.read_csv(path, COLUMNS, numbers={"seed", "value"}) if path.is_file() else []

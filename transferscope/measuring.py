@@ -1,0 +1,262 @@
+"""The measuring stage of a study: cells kept one by one, so that a long run goes on where it was killed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transferscope import cells, initialisation, store, transfer
+from transferscope.cells import TargetCells
+from transferscope.errors import InputError, suggest
+from transferscope.initialisation import InitComparison, InitRun
+from transferscope.prompts import SoftPrompt
+from transferscope.settings import TuningSettings
+from transferscope.transfer import Cell, TransferMatrix
+from transferscope.workspace import Workspace
+
+Prompts = dict[str, tuple[SoftPrompt, ...]]
+
+
+def default_protocol(workspace: Workspace) -> str:
+    """Zero-shot where there are label words to read, else the linear probe."""
+    return transfer.ZERO_SHOT if workspace.settings.head == "verbalizer" else transfer.LINEAR_PROBE
+
+
+def measure(
+    workspace: Workspace,
+    *,
+    protocol: str | None = None,
+    targets: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
+) -> TransferMatrix:
+    """Transfer from these sources (None: all) to these targets (None: all with data), and the controls.
+
+    The own prompts of the targets are measured with them. What is measured already is read. Raises InputError
+    for an unknown protocol or task, TaskError for a target without data.
+    """
+    chosen = protocol or default_protocol(workspace)
+    if chosen not in transfer.PROTOCOLS:
+        raise InputError(f"unknown protocol {chosen!r}. {suggest(chosen, transfer.PROTOCOLS)}")
+    goals = workspace.chosen(targets) if targets else workspace.with_data
+    if not goals:
+        raise InputError("no task of this study has data to measure on: give one a dataset, a path or train")
+    tasks = {name: workspace.task(name) for name in goals}
+    named = workspace.chosen(sources)
+    prompts = workspace.tune(list(dict.fromkeys([*named, *(goals if sources else [])])))
+    for before, name in enumerate(tasks):
+        # A target's own prompt is what the others are relative to.
+        wanted = {source: prompts[source] for source in dict.fromkeys([*named, name]) if source in prompts}
+        measure_column(workspace, name, wanted, chosen, before=before, columns=len(tasks))
+    rows = write_table(workspace, prompts)
+    kept = [
+        row
+        for row in rows
+        if row["protocol"] == chosen
+        and row["target"] in tasks
+        and (row["source"] in transfer.CONTROLS or row["source"] in prompts)
+    ]
+    return in_order(transfer.from_rows(kept)[0], list(workspace.settings.tasks))
+
+
+def measure_column(
+    workspace: Workspace,
+    target: str,
+    prompts: Prompts,
+    protocol: str,
+    *,
+    before: int = 0,
+    columns: int = 1,
+    with_controls: bool = True,
+) -> list[Cell]:
+    """The cells of one target; those that are there already are read, and with all there no model is."""
+    settings = workspace.settings
+    stored = open_cells(workspace, target, protocol)
+    if stored.changed:
+        workspace.report(f"measuring {protocol} on {target} again: {'; '.join(stored.changed)}")
+    beside = transfer.control_recipes(prompts, settings.transfer.random_draws) if with_controls else {}
+    wanted = [(name, p.seed, p.fingerprint) for name, several in prompts.items() for p in several]
+    wanted += [(name, seed, recipe) for (name, seed), recipe in beside.items()]
+    there = [stored.get(*key) for key in wanted]
+    if all(cell is not None for cell in there):
+        return [cell for cell in there if cell is not None]
+    every: dict[str, Sequence[SoftPrompt]] = dict(prompts)
+    if beside:
+        every |= transfer.controls(workspace.backbone, prompts, draws=settings.transfer.random_draws)
+
+    def known(source: str, prompt: SoftPrompt) -> Cell | None:
+        return stored.get(source, prompt.seed, beside.get((source, prompt.seed)) or prompt.fingerprint)
+
+    def keep(cell: Cell) -> None:
+        stored.add(replace(cell, prompt=beside.get((cell.source, cell.seed)) or cell.prompt))
+
+    def progress(done: int, total: int, text: str) -> None:
+        workspace.progress("measure", before * total + done, columns * total, text)
+
+    return transfer.column(
+        workspace.backbone,
+        every,
+        workspace.task(target),
+        protocol=protocol,
+        max_length=settings.max_length,
+        token_budget=settings.token_budget,
+        known=known,
+        keep=keep,
+        progress=progress,
+        **_options(workspace, protocol),
+    )
+
+
+def open_cells(workspace: Workspace, target: str, protocol: str) -> TargetCells:
+    """The stored cells of a target, as far as they are of this model, data and settings."""
+    inputs = {
+        "model": workspace.model_fingerprint,
+        "task": workspace.task(target).fingerprint,
+        "max_length": workspace.settings.max_length,
+        **_options(workspace, protocol),
+    }
+    return TargetCells(workspace.study, protocol, target, inputs)
+
+
+def _options(workspace: Workspace, protocol: str) -> dict[str, Any]:
+    if protocol != transfer.LINEAR_PROBE:
+        return {}
+    settings = workspace.settings.transfer
+    return {"probe": settings.probe, "examples": settings.probe_examples}
+
+
+def write_table(workspace: Workspace, prompts: Prompts) -> list[dict[str, Any]]:
+    """transfer.csv from the cells, without those of tasks or prompts that the study no longer has."""
+    tasks = workspace.settings.tasks
+    known = {name: {p.fingerprint for p in several} for name, several in prompts.items()}
+    draws = workspace.settings.transfer.random_draws
+
+    def current(protocol: str, target: str, cell: Cell) -> bool:
+        if target not in tasks or protocol not in transfer.PROTOCOLS:
+            return target in tasks
+        if cell.source == transfer.RANDOM:
+            return cell.seed < draws
+        if cell.source in known:
+            return cell.prompt in known[cell.source]
+        return cell.source in tasks or cell.source in transfer.CONTROLS
+
+    return cells.write_table(workspace.study, current)
+
+
+def in_order(matrix: TransferMatrix, tasks: Sequence[str]) -> TransferMatrix:
+    """The matrix with its sources and targets in the order of the study's tasks."""
+    place = {name: i for i, name in enumerate(tasks)}
+    rows = sorted(
+        transfer.to_rows(matrix),  # protocol, source, target, ...
+        key=lambda row: (place.get(row[2], len(place)), place.get(row[1], len(place))),
+    )
+    return transfer.from_rows(dict(zip(transfer.COLUMNS, row, strict=True)) for row in rows)[0]
+
+
+def compare_starts(
+    workspace: Workspace,
+    target: str,
+    sources: Mapping[str, Sequence[SoftPrompt]],
+    *,
+    shots: int | None = None,
+    learning_rates: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+    settings: TuningSettings | None = None,
+    with_random: bool = True,
+) -> InitComparison:
+    """Tune a target from each source, from scratch and from a random prompt; each run is kept as it ends.
+
+    ``learning_rates`` None: the study's factors times its tuning rate, for every start alike. Seed r starts
+    from the source's prompt of seed r, or from its r-th where there is none. Finished runs are read; one that
+    was interrupted goes on from its last evaluation. Each is a PEFT folder, ``init/<target>/<shots or
+    all>/<start>/<rate>/<seed>``; the study's own prompt is the run from scratch at the study's rate.
+    """
+    study, base = workspace.settings, settings or workspace.settings.tuning
+    task = workspace.task(target)
+    rates = learning_rates or [factor * base.learning_rate for factor in study.transfer.learning_rates]
+    chosen = tuple(seeds or study.seeds)
+    starts: dict[str, Sequence[SoftPrompt]] = {initialisation.SCRATCH: (), **sources}
+    if with_random and base.init != "random":
+        starts[initialisation.RANDOM] = ()
+    grid = [(start, rate, seed) for start in starts for rate in dict.fromkeys(rates) for seed in chosen]
+    runs = []
+    for number, (start, rate, seed) in enumerate(grid):
+
+        def progress(done: int, total: int, text: str, before: int = number, name: str = start) -> None:
+            workspace.progress("init", before * total + done, len(grid) * total, f"{name} -> {text}")
+
+        tuning = tuning_of(base, start, rate, shots)
+        prompt, _ = workspace.tuned(
+            task if shots is None else initialisation.few_shot(task, shots, seed),
+            run_folder(workspace, target, start, tuning, seed, shots),
+            seed=seed,
+            settings=tuning,
+            init_from=_of_seed(starts[start], seed),
+            progress=progress,
+        )
+        runs.append(InitRun.of(start, prompt))
+    untouched = _untouched(workspace, target, sources) if sources else {}
+    return initialisation.compare_starts(
+        target,
+        task.metric,
+        runs,
+        untouched=untouched,
+        shots=shots,
+        steps=base.steps,
+        tolerance=study.transfer.tolerance,
+    )
+
+
+def tuning_of(base: TuningSettings, start: str, rate: float, shots: int | None) -> TuningSettings:
+    """How a start is tuned: with few shots, half of the examples choose the checkpoint."""
+    changed: dict[str, Any] = {"learning_rate": rate}
+    if start == initialisation.RANDOM:
+        changed["init"] = "random"
+    if shots is not None:
+        changed["validation"] = 0.5
+    return base.model_copy(update=changed)
+
+
+def run_folder(
+    workspace: Workspace, target: str, start: str, tuning: TuningSettings, seed: int, shots: int | None
+) -> Path:
+    """Where a run lies: ``init/...``, or the study's own prompt if that is what the run is."""
+    study = workspace.settings
+    own = start == initialisation.SCRATCH and shots is None and tuning == study.tuning and seed in study.seeds
+    if own:
+        return workspace.study.prompt_folder(target, seed)
+    rate = f"{tuning.learning_rate:g}"
+    name = store.checked_name(start)
+    return workspace.study.path("init", target, str(shots or "all"), name, rate, str(seed))
+
+
+def _of_seed(prompts: Sequence[SoftPrompt], seed: int) -> SoftPrompt | None:
+    if not prompts:
+        return None
+    return next((prompt for prompt in prompts if prompt.seed == seed), prompts[seed % len(prompts)])
+
+
+def _untouched(
+    workspace: Workspace, target: str, sources: Mapping[str, Sequence[SoftPrompt]]
+) -> dict[str, float]:
+    """What each source reaches on the target with no tuning, by the study's protocol, mean over seeds."""
+    prompts = {name: tuple(several) for name, several in sources.items()}
+    protocol = default_protocol(workspace)
+    found = measure_column(workspace, target, prompts, protocol, with_controls=False)
+    values = {name: [cell.value for cell in found if cell.source == name] for name in prompts}
+    return {name: sum(several) / len(several) for name, several in values.items()}
+
+
+def record_starts(workspace: Workspace, comparison: InitComparison) -> None:
+    """Put the result into the study: ``init/<target>/<shots or all>/comparison.json``, and transfer.csv.
+
+    The table has results of whole training sets only.
+    """
+    folder = workspace.study.path("init", comparison.target, str(comparison.shots or "all"))
+    store.write_json(folder / "comparison.json", comparison, versioned=True)
+    if comparison.shots is None:
+        stored = TargetCells(workspace.study, transfer.INIT, comparison.target, {})
+        for row in initialisation.as_rows(comparison):
+            stored.add(Cell(row["source"], row["seed"], row["metric"], row["value"]))
+        cells.write_table(workspace.study)

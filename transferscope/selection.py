@@ -1,0 +1,121 @@
+"""Choosing a source by measuring on the target: the best few of a ranking, or a race of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from transferscope import measuring, ordering, ranking, transfer
+from transferscope.errors import InputError
+from transferscope.metrics import metric as find_metric
+from transferscope.ordering import Ranking
+from transferscope.prompts import SoftPrompt
+from transferscope.racing import RaceResult, race, stratified
+from transferscope.workspace import Workspace
+from transferscope.zero_shot import ZeroShot
+
+Prompts = Mapping[str, Sequence[SoftPrompt]]
+
+
+def measure_first(workspace: Workspace, found: Ranking, measure: int, protocol: str | None) -> Ranking:
+    """A ranking whose first ``measure`` sources are measured on the target, cell by cell, and ordered so."""
+    names = ordering.first(found, measure)
+    prompts = workspace.tune(names)
+    chosen = protocol or measuring.default_protocol(workspace)
+    stored = measuring.open_cells(workspace, found.target, chosen)
+    new = [
+        prompt
+        for name, several in prompts.items()
+        for prompt in several
+        if stored.get(name, prompt.seed, prompt.fingerprint) is None
+    ]
+    cells = measuring.measure_column(workspace, found.target, prompts, chosen, with_controls=False)
+    measuring.write_table(workspace, workspace.tune([*names, found.target]))
+    values = {name: float(np.mean([c.value for c in cells if c.source == name])) for name in names}
+    examples = len(workspace.task(found.target).dev)
+    return ordering.remeasured(
+        found,
+        values,
+        spent=len(new) * examples,
+        exhaustive=_exhaustive(workspace, [source.source for source in found.sources], examples),
+    )
+
+
+def race_first(workspace: Workspace, found: Ranking, measure: int | None, protocol: str | None) -> Ranking:
+    """A ranking whose first ``measure`` sources (None: all) race on the target's dev split."""
+    names = ordering.first(found, len(found.sources) if measure is None else measure)
+    result, trials = _race(workspace, found.target, names, protocol)
+    examples = len(workspace.task(found.target).dev)
+    everyone = [source.source for source in found.sources]
+    return ordering.remeasured(
+        found,
+        result.values,
+        examples=result.examples,
+        dropped=result.dropped,
+        spent=result.spent * trials,
+        exhaustive=len(everyone) * examples * trials,
+    )
+
+
+def race_all(workspace: Workspace, target: str, protocol: str | None) -> Ranking:
+    """All other tasks of the study race on a target that has no prompt of its own yet, and needs none."""
+    names = [name for name in workspace.settings.tasks if name != target]
+    if not names:
+        raise InputError(f"there is no source for {target!r}: at least one other task is needed")
+    result, trials = _race(workspace, target, names, protocol)
+    return ranking.measured_only(
+        target,
+        result.values,
+        model=workspace.settings.model.name,
+        types=workspace.types or None,
+        examples=result.examples,
+        dropped=result.dropped,
+        spent=result.spent * trials,
+        exhaustive=result.exhaustive * trials,
+    )
+
+
+def _race(
+    workspace: Workspace, target: str, names: Sequence[str], protocol: str | None
+) -> tuple[RaceResult, int]:
+    """The race, and how many prompts of each source ran in it."""
+    chosen = protocol or measuring.default_protocol(workspace)
+    if chosen != transfer.ZERO_SHOT:
+        raise InputError(
+            f"a race is run zero-shot, found {chosen}: under a linear probe most passes are those over "
+            "train, which no subset of dev saves; use --measure K"
+        )
+    task, prompts = workspace.task(target), workspace.tune(list(names))
+    trials = min(len(several) for several in prompts.values())
+    settings = workspace.settings
+    scorer = ZeroShot(
+        workspace.backbone, task, max_length=settings.max_length, token_budget=settings.token_budget
+    )
+    known = find_metric(task.metric)
+
+    def measure(alive: Sequence[str], positions: np.ndarray) -> np.ndarray:
+        # The seeds of a source side by side, [n, R C]: its value is the mean of theirs.
+        return np.stack(
+            [
+                np.concatenate([scorer.statistics(p, positions) for p in prompts[name][:trials]], axis=1)
+                for name in alive
+            ]
+        )
+
+    def value(sums: np.ndarray) -> np.ndarray:
+        return known.value(sums.reshape(*sums.shape[:-1], trials, -1)).mean(axis=-1)
+
+    result = race(
+        names,
+        measure,
+        len(task.dev),
+        value=value,
+        order=stratified([example.label for example in task.dev]),
+        progress=lambda done, total, text: workspace.progress("race", done, total, text),
+    )
+    return result, trials
+
+
+def _exhaustive(workspace: Workspace, names: Sequence[str], examples: int) -> int:
+    return sum(len(several) for several in workspace.tune(list(names)).values()) * examples

@@ -1,0 +1,231 @@
+"""A study being worked on: settings, backbone, tasks and prompts, each read when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transferscope import store
+from transferscope.errors import InputError, PromptError, StudyError, TaskError, TemplateError, suggest
+from transferscope.models import Backbone, load_backbone
+from transferscope.prompts import RECORD, SoftPrompt, find_prompts, load_prompt, save_prompt
+from transferscope.settings import StudySettings, TuningSettings
+from transferscope.tasks import Task, load_task
+from transferscope.tuning import head_words, tune
+
+Report = Callable[[str], None]
+Progress = Callable[[str, int, int, str], None]
+
+
+class Workspace:
+    """What the stages of one study share; prompts are tuned, or read, when a stage asks for them.
+
+    ``report`` gets a line for what happens, ``progress`` (stage, done, total, what).
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        settings: StudySettings,
+        *,
+        report: Report | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.study = store.Study(folder)
+        self.settings = settings
+        self.report: Report = report or (lambda line: None)
+        self.progress: Progress = progress or (lambda stage, done, total, text: None)
+        self._tasks: dict[str, Task] = {}
+        self._prompts: dict[str, tuple[SoftPrompt, ...]] = {}
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The study's model, loaded when first needed."""
+        model = self.settings.model
+        self.report(f"loading {model.name}")
+        loaded = load_backbone(
+            self._model_name,
+            head=self.settings.head,
+            device=model.device,
+            dtype=model.dtype,
+            revision=model.revision,
+            attention=model.attention,
+            trust_remote_code=model.trust_remote_code,
+        )
+        # Under the name that the study gives it: artefacts do not tell where on this machine the study lies.
+        return replace(loaded, name=model.name)
+
+    @cached_property
+    def model_fingerprint(self) -> str:
+        """The backbone's fingerprint, remembered so that a finished study is read without its model.
+
+        What is remembered holds for these settings and, of a local folder, for files of this size and time. A
+        hub model without a revision counts as unchanged.
+        """
+        file, folder = self.study.path("backbone.json"), Path(self._model_name)
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        key = {
+            "model": self.settings.model.model_dump(),
+            "head": self.settings.head,
+            "files": {entry.name: [entry.stat().st_size, entry.stat().st_mtime_ns] for entry in files},
+        }
+        known = store.read_json(file) if file.is_file() else {}
+        if known.get("key") == store.json_ready(key):
+            return str(known["fingerprint"])
+        store.write_json(file, {"key": key, "fingerprint": self.backbone.fingerprint}, versioned=True)
+        return self.backbone.fingerprint
+
+    @property
+    def _model_name(self) -> str:
+        """The model's folder, relative to the study where it is there, or its hub id."""
+        local = self.study.folder / self.settings.model.name
+        return str(local) if (local / "config.json").is_file() else self.settings.model.name
+
+    @property
+    def types(self) -> dict[str, str]:
+        """The type of each task that has one."""
+        return {name: spec.type for name, spec in self.settings.tasks.items() if spec.type is not None}
+
+    @property
+    def with_data(self) -> list[str]:
+        """The tasks that have texts: those that can be tuned on and measured."""
+        return [name for name, spec in self.settings.tasks.items() if spec.has_data]
+
+    def chosen(self, tasks: Sequence[str] | None) -> list[str]:
+        """These tasks, or all; StudyError with the nearest name for one that is not there."""
+        names = list(tasks) if tasks else list(self.settings.tasks)
+        for name in names:
+            if name not in self.settings.tasks:
+                raise StudyError(f"the study has no task {name!r}. {suggest(name, self.settings.tasks)}")
+        return list(dict.fromkeys(names))
+
+    def task(self, name: str) -> Task:
+        """One task of the study, read when first needed. Raises StudyError, TaskError."""
+        self.chosen([name])
+        spec = self.settings.tasks[name]
+        if not spec.has_data:
+            raise TaskError(
+                f"task {name!r} has no data in this study, only prompts ({spec.prompts}): it can be a "
+                "source. To measure on it, give it a dataset, a path or train"
+            )
+        if name not in self._tasks:
+            self._tasks[name] = load_task(name, spec, folder=self.study.folder)
+        return self._tasks[name]
+
+    def tune(self, tasks: Sequence[str] | None = None) -> dict[str, tuple[SoftPrompt, ...]]:
+        """The prompts of these tasks (None: all): tuned, one for each seed, or read where they are given."""
+        names = self.chosen(tasks)
+        wanted = [name for name in names if name not in self._prompts]
+        self._prompts.update({n: self._given(n) for n in wanted if self.settings.tasks[n].prompts})
+        wanted = [name for name in wanted if name not in self._prompts]
+        self._check(wanted)
+        missing = [(name, seed) for name in wanted for seed in self.settings.seeds]
+        steps = self.settings.tuning.steps
+        found: dict[str, list[SoftPrompt]] = {}
+        for number, (name, seed) in enumerate(missing):
+
+            def progress(done: int, _: int, text: str, before: int = number * steps) -> None:
+                self.progress("tune", before + done, len(missing) * steps, text)
+
+            found.setdefault(name, []).append(self._tuned(name, seed, progress))
+            progress(steps, steps, f"{name} seed {seed}")
+        self._prompts.update({name: tuple(several) for name, several in found.items()})
+        return {name: self._prompts[name] for name in names}
+
+    def tuned(
+        self,
+        task: Task,
+        folder: Path,
+        *,
+        seed: int,
+        settings: TuningSettings | None = None,
+        init_from: SoftPrompt | None = None,
+        extra: Mapping[str, Any] | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> tuple[SoftPrompt, bool]:
+        """One prompt of a task in a folder of the study: read where it is current, else tuned and saved.
+
+        ``extra`` are inputs beside the usual ones, by which it goes stale. Returns the prompt, and whether it
+        was tuned now.
+        """
+        study, chosen = self.settings, settings or self.settings.tuning
+        inputs = {
+            "model": self.model_fingerprint,
+            "task": task.fingerprint,
+            "template": study.template,
+            "head": study.head,
+            "max_length": study.max_length,
+            "tuning": chosen.model_dump(),
+            **({"init_from": init_from.fingerprint} if init_from is not None else {}),
+            **(extra or {}),
+        }
+        if (folder / RECORD).is_file():
+            prompt = load_prompt(folder)
+            changed = store.stale_reason(prompt.provenance.get("inputs") or {}, inputs)
+            if not changed:
+                return prompt, False
+            self.report(f"tuning {task.name} seed {seed} again: {'; '.join(changed)}")
+        prompt = tune(
+            self.backbone,
+            task,
+            settings=chosen,
+            seed=seed,
+            template=init_from.template if init_from is not None else study.template,
+            head=study.head,
+            init_from=init_from,
+            max_length=study.max_length,
+            token_budget=study.token_budget,
+            folder=folder,
+            progress=progress,
+        )
+        prompt.provenance["inputs"] = inputs  # type: ignore[index]
+        save_prompt(prompt, folder, model=study.model.name, kind=self.backbone.architecture.kind)
+        return prompt, True
+
+    def _tuned(self, name: str, seed: int, progress: Callable[[int, int, str], None]) -> SoftPrompt:
+        folder, task = self.study.prompt_folder(name, seed), self.task(name)
+        prompt, new = self.tuned(task, folder, seed=seed, progress=progress)
+        if not new:
+            return prompt
+        scores = prompt.provenance["scores"]
+        self.report(
+            f"tuned {name} seed {seed}: {scores['metric']} {scores['dev']:.3f} "
+            f"(majority class {scores['majority']:.3f})"
+        )
+        if cut := prompt.provenance["truncated_texts"]:
+            limit, texts = prompt.provenance["max_text_tokens"], len(task.train) + len(task.dev)
+            self.report(f"  {cut} of {texts} texts of {name} were longer than {limit} tokens and were cut")
+        return prompt
+
+    def _given(self, name: str) -> tuple[SoftPrompt, ...]:
+        """The prompts that a task brings, one a seed, under the name that the study gives the task."""
+        where = self.study.folder / str(self.settings.tasks[name].prompts)
+        try:
+            found = [load_prompt(path) for path in find_prompts([where], depth=1)]
+        except PromptError as error:
+            raise PromptError(f"prompts of task {name!r}: {error}") from None
+        seeds = [prompt.seed for prompt in found]
+        if len(set(seeds)) < len(seeds):  # folders of other tools do not say their seeds
+            seeds = list(range(len(found)))
+        return tuple(replace(prompt, task=name, seed=seed) for prompt, seed in zip(found, seeds, strict=True))
+
+    def _check(self, names: Iterable[str]) -> None:
+        """Read every task before hours of work begin, so that a mistake in the last one shows at once."""
+        problems: list[InputError] = []
+        for name in names:
+            try:
+                task = self.task(name)
+                untuned = [
+                    s
+                    for s in self.settings.seeds
+                    if not (self.study.prompt_folder(name, s) / RECORD).is_file()
+                ]
+                if untuned and self.settings.head == "verbalizer":
+                    head_words(self.backbone, task)
+            except (TaskError, TemplateError) as error:
+                problems.append(error)
+        if problems:
+            raise type(problems[0])("\n".join(map(str, problems)))

@@ -1,0 +1,74 @@
+"""The zero-shot protocol: a source's prompt, unchanged, on a target with the target's own label words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from transferscope import attachment
+from transferscope.encoding import Encoded, encode, room
+from transferscope.errors import InputError
+from transferscope.evaluation import Evaluation, Prepared, evaluate, prepared
+from transferscope.metrics import metric as find_metric
+from transferscope.models import Backbone
+from transferscope.prompts import SoftPrompt
+from transferscope.tasks import Task
+from transferscope.templates import label_word_ids
+
+
+class ZeroShot:
+    """One target's dev split, tokenised once, in batches made once for each number of prompt rows."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        target: Task,
+        *,
+        max_length: int | None = None,
+        token_budget: int = 8192,
+    ) -> None:
+        """Raises InputError: the target has no label words; BackboneError: no language-model head."""
+        if target.words is None:
+            raise InputError(
+                f"task {target.name!r} has no label words: zero-shot transfer needs a verbalizer head "
+                "(the linear-probe protocol works without)"
+            )
+        self.backbone, self.target = backbone, target
+        self.max_length, self.token_budget = max_length, token_budget
+        words = label_word_ids(backbone.tokenizer, target.words, target.labels, target.name)
+        self.readout = attachment.verbalizer(backbone, words)
+        self._encoded: dict[int | None, Encoded] = {}
+        self._prepared: dict[int, Prepared] = {}
+
+    def score(self, prompt: SoftPrompt) -> Evaluation:
+        """The prompt's score on the target's dev split."""
+        attached = attachment.attach(self.backbone, prompt)
+        return evaluate(attached, self.readout, self.batches(attached.rows), metric=self.target.metric)
+
+    def statistics(self, prompt: SoftPrompt, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """What each of n examples of the dev split adds to the metric under this prompt, float64 [n, C]."""
+        attached = attachment.attach(self.backbone, prompt)
+        data = self.encoded(attached.rows).take(positions)
+        found = evaluate(
+            attached, self.readout, data, metric=self.target.metric, token_budget=self.token_budget
+        )
+        known = find_metric(self.target.metric)
+        return known.statistics(data.labels, found.predictions, self.target.classes)
+
+    def encoded(self, rows: int) -> Encoded:
+        """The dev split as token ids; again only where prompts of other lengths leave other room."""
+        limit = room(self.backbone, rows, self.max_length)
+        if limit not in self._encoded:
+            self._encoded[limit] = encode(
+                self.backbone, self.target.dev, prompt_rows=rows, max_length=self.max_length
+            )
+        return self._encoded[limit]
+
+    def batches(self, rows: int) -> Prepared:
+        """The dev split in batches on the device."""
+        if rows not in self._prepared:
+            self._prepared[rows] = prepared(
+                self.backbone, self.encoded(rows), prompt_rows=rows, token_budget=self.token_budget
+            )
+        return self._prepared[rows]
