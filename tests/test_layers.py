@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LEVELS: dict[str, float] = {
     "indicators": 0,
     "errors": 0,
+    "ridge": 0.5,
     "fingerprints": 0,
     "digests": 0,
     "metrics": 1,
@@ -32,7 +33,7 @@ LEVELS: dict[str, float] = {
     "settings": 2.5,
     "templates": 3,
     "prompts": 3,
-    "foreign": 3,
+    "foreign": 3.2,
     "attachment": 3.5,
     "encoding": 3.5,
     "activations": 4,
@@ -42,7 +43,10 @@ LEVELS: dict[str, float] = {
     "signatures": 5,
     "zero_shot": 5,
     "probing": 5,
-    "projection": 5,
+    "projector": 4,
+    "descent": 4.5,
+    "projection": 5.5,
+    "projection_report": 5.5,
     "baselines": 6,
     "comparison": 6,
     "transfer": 6,
@@ -62,14 +66,14 @@ LEVELS: dict[str, float] = {
     "selection": 8.7,
     "transfer_tables": 8.5,
     "report": 8,
-    "importers": 8,
+    "importers": 8.5,
     "pipeline": 9,
     "demo": 9.5,
     "cli": 10,
     "__main__": 11,
     "__init__": 12,
 }
-PACKAGES = {"indicators", "demo", "cli"}
+PACKAGES = {"indicators", "demo", "cli", "importers"}
 NUMERICAL = {"numpy", "scipy", "sklearn", "pandas", "networkx", "torch", "transformers"}
 
 

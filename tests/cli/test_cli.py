@@ -29,7 +29,9 @@ from transferscope.exporters import export
 from transferscope.prompts import SoftPrompt, save_prompt
 from transferscope.ranking import RankedSource, Ranking, rank_prompts
 
-VERBS = ("compare", "demo", "extract", "list", "measure", "rank", "run", "tune")
+VERBS = (
+    "compare", "demo", "export", "extract", "import", "list", "measure", "rank", "run", "tune",
+)  # fmt: skip
 
 
 def call(*args: Any) -> Result:
