@@ -216,6 +216,63 @@ def predictivity_spearman_layers(x: Any, y: Any) -> float:
     return mean(defined) if defined else float("nan")
 
 
+# Updates, {module: (A [r, in], B [out, r])}.
+
+
+def differences(update: Any) -> dict[str, list[list[float]]]:
+    """W = B A of each module, in full."""
+    return {
+        name: [[dot(row, column) for column in zip(*listed(a), strict=True)] for row in listed(b)]
+        for name, (a, b) in update.items()
+    }
+
+
+def both_flat(x: Any, y: Any) -> tuple[list[float], list[float]]:
+    """The two weight differences as vectors, with zeros for a module that one of them does not change."""
+    left, right = differences(x), differences(y)
+    flat: tuple[list[float], list[float]] = ([], [])
+    for name in {**left, **right}:
+        known = concatenated(left.get(name) or right[name])
+        for side, vector in zip((left, right), flat, strict=True):
+            vector += concatenated(side[name]) if name in side else [0.0] * len(known)
+    return flat
+
+
+def update_cosine(x: Any, y: Any) -> float:
+    return cosine(*both_flat(x, y))
+
+
+def update_euclidean(x: Any, y: Any) -> float:
+    return 1 / (1 + distance(*both_flat(x, y)))
+
+
+def column_space(rows: Rows) -> list[list[float]]:
+    """Orthonormal vectors that span the columns of a matrix: Gram and Schmidt, longest first."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    longest = max(math.sqrt(dot(c, c)) for c in columns)
+    basis: list[list[float]] = []
+    while columns:
+        column = max(columns, key=lambda c: dot(c, c))
+        norm = math.sqrt(dot(column, column))
+        if norm <= 1e-9 * longest:
+            break
+        unit = [value / norm for value in column]
+        basis.append(unit)
+        columns = [[v - dot(c, unit) * u for v, u in zip(c, unit, strict=True)] for c in columns]
+    return basis
+
+
+def update_subspace(x: Any, y: Any) -> float:
+    left, right = differences(x), differences(y)
+    overlaps = []
+    for name in left:
+        if name in right:
+            u, v = column_space(left[name]), column_space(right[name])
+            if u and v:
+                overlaps.append(sum(dot(a, b) ** 2 for a in u for b in v) / min(len(u), len(v)))
+    return mean(overlaps) if overlaps else float("nan")
+
+
 def _on_lists(function: Callable[..., float]) -> Callable[..., float]:
     def loop(*arrays: Any, **options: Any) -> float:
         return function(*(listed(array) for array in arrays), **options)
@@ -241,4 +298,7 @@ REFERENCE: dict[str, Callable[..., float]] = {
     "skill_on": _on_lists(skill_on),
     "predictivity_spearman": predictivity_spearman,
     "predictivity_spearman_layers": predictivity_spearman_layers,
+    "update_cosine": update_cosine,
+    "update_euclidean": update_euclidean,
+    "update_subspace": update_subspace,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save_file
 
 import indicators
-from transferscope import comparison
+from transferscope import comparison, ranking
+from transferscope.adapters import load_update
+from transferscope.cli import main
 from transferscope.comparison import IndicatorMatrix, Material, compare, compare_prompts
 from transferscope.errors import IndicatorInputError, InputError, SignatureError
 from transferscope.prompts import SoftPrompt, save_prompt
@@ -110,7 +115,8 @@ def test_a_distance_is_negated_once(monkeypatch: pytest.MonkeyPatch, three: list
 
 def test_by_default_all_that_can_be_computed_with_layer_groups() -> None:
     everything = {m.indicator for m in compare([signature("a", 1), signature("b", 2)])}
-    assert everything == {*indicators.names(), "on_layers_0_3", "on_layers_3_4"}
+    needs = ("prompt", "stimulation", "predictivity")
+    assert everything == {*indicators.names(needs=needs), "on_layers_0_3", "on_layers_3_4"}
     without = {m.indicator for m in compare([signature("a", 1), signature("b", 2, data=False)])}
     assert "predictivity_spearman" not in without
     assert {"on", "prompt_cosine_concat"} <= without
@@ -212,6 +218,108 @@ def test_folders_seeds_together_and_strangers_of_one_name_apart(tmp_path: Path) 
     assert set(found) == {"sst2", "ann/final", "bob/final"}
     assert found["sst2"].trials == 2
     assert found["sst2"].own == pytest.approx(0.7)
+
+
+def adapter_folder(root: Path, where: str, seed: int, **config: Any) -> Path:
+    """A LoRA adapter of rank 2 as peft writes it, with numbers that lie around those of its first letter."""
+    rng, own = np.random.default_rng(ord(Path(where).name[0])), np.random.default_rng(seed)
+    folder = root / where
+    folder.mkdir(parents=True)
+    settings = {"peft_type": "LORA", "base_model_name_or_path": "hub/tiny", "r": 2, "lora_alpha": 4}
+    (folder / "adapter_config.json").write_text(json.dumps(settings | config))
+    tensors = {
+        f"base_model.model.roberta.encoder.{module}.lora_{factor}.weight": (
+            rng.normal(size=shape) + 0.3 * own.normal(size=shape)
+        ).astype(np.float32)
+        for module in ("q", "v")
+        for factor, shape in (("A", (2, 6)), ("B", (5, 2)))
+    }
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    """Three LoRA adapters: two of one beginning, one of another."""
+    for number, name in enumerate(("a-one", "a-two", "b-far")):
+        adapter_folder(tmp_path, f"lora/{name}", number)
+    return tmp_path / "lora"
+
+
+def test_lora_folders_are_compared_by_their_weight_differences(lora: Path) -> None:
+    found = {m.indicator: m for m in comparison.compare_folders([lora])}
+    assert set(found) == set(indicators.names(needs="update"))
+    cosine = found["update_cosine"]
+    assert cosine.tasks == ("a-one", "a-two", "b-far")
+    one, two = (load_update(lora / name).pairs() for name in ("a-one", "a-two"))
+    w, v = (np.concatenate([(b @ a).ravel() for a, b in pairs.values()]) for pairs in (one, two))
+    assert cosine.values[0, 1] == pytest.approx(w @ v / np.linalg.norm(w) / np.linalg.norm(v), abs=1e-6)
+    assert cosine.values[0, 1] > cosine.values[0, 2]
+    with pytest.raises(IndicatorInputError, match=r"'a-one' has no prompt: .* or a folder of PEFT prompts"):
+        comparison.compare_folders([lora], ["prompt_cosine_concat"])
+
+
+def test_the_command_compares_and_ranks_lora_folders(lora: Path) -> None:
+    run = CliRunner().invoke
+    compared = run(
+        main, ["compare", "--prompts", str(lora), "--format", "csv", "--indicator", "update_cosine"]
+    )
+    assert compared.exit_code == 0, compared.output
+    lines = compared.stdout.splitlines()
+    assert len(lines) == 10
+    assert lines[2].startswith("update_cosine,a-one,a-two,0.")
+    ranked = run(main, ["rank", str(lora / "a-one"), "--prompts", str(lora), "--format", "json"])
+    assert ranked.exit_code == 0, ranked.output
+    found = json.loads(ranked.stdout)
+    assert (found["target"], found["model"], found["indicator"]) == ("a-one", "hub/tiny", "update_cosine")
+    assert [source["source"] for source in found["sources"]] == ["a-two", "b-far"]
+    assert "No published measurement of how far it agrees" in found["notes"][0]
+
+
+def test_seeds_of_one_adapter_stand_together(lora: Path) -> None:
+    for seed in (0, 1):
+        folder = adapter_folder(lora, f"c/{seed}", seed)
+        record = {"task": "c", "seed": seed, "provenance": {"scores": {"dev": 0.6}, "task_type": "nli"}}
+        (folder / "transferscope.json").write_text(json.dumps(record))
+    found = {material.task: material for material in comparison.read_folders([lora])}
+    assert {task: material.trials for task, material in found.items()} == {
+        "a-one": 1,
+        "a-two": 1,
+        "b-far": 1,
+        "c": 2,
+    }
+    assert (found["c"].own, found["c"].type, found["c"].model) == (pytest.approx(0.6), "nli", "hub/tiny")
+    assert ranking.rank_prompts(lora / "c", [lora]).sources[0].low is not None
+
+
+def test_adapters_of_several_kinds_are_told_apart(lora: Path, tmp_path: Path) -> None:
+    prompt_folder(tmp_path, "soft/a-one", "a-one")
+    ia3 = tmp_path / "ia3" / "z"
+    ia3.mkdir(parents=True)
+    (ia3 / "adapter_config.json").write_text('{"peft_type": "IA3", "base_model_name_or_path": "hub/tiny"}')
+    save_file({"m.ia3_l": np.ones((4, 1), np.float32)}, ia3 / "adapter_model.safetensors")
+    message = r"here are 3 \(LORA: .*a-one, .*b-far; soft prompt: .*soft/a-one; IA3: .*ia3/z\)"
+    with pytest.raises(SignatureError, match=message):
+        comparison.compare_folders([lora, tmp_path / "soft", tmp_path / "ia3"])
+    for name in ("d", "e", "f"):
+        adapter_folder(lora, name, 0)
+    with pytest.raises(SignatureError, match=r"here are 2 \(soft prompt: .*LORA: .* and 2 more"):
+        ranking.rank_prompts(tmp_path / "soft" / "a-one", [lora])
+
+
+def test_adapters_of_other_backbones_are_refused(lora: Path) -> None:
+    folder = adapter_folder(lora, "other", 1, base_model_name_or_path="hub/large")
+    with pytest.raises(
+        SignatureError, match="'a-one' is of the backbone 'hub/tiny' and 'other' of 'hub/large'"
+    ):
+        comparison.compare_folders([lora])
+    settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 1}  # no name, but another size
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    wide = {"A": np.ones((1, 8), np.float32), "B": np.ones((5, 1), np.float32)}
+    name = "base_model.model.encoder.q.lora_{}.weight"
+    save_file({name.format(key): value for key, value in wide.items()}, folder / "adapter_model.safetensors")
+    with pytest.raises(IndicatorInputError, match=r"'update_cosine'.*'encoder.q'.* \[5, 6\] .* \[5, 8\]"):
+        comparison.compare_folders([lora])
 
 
 def test_one_model_under_two_names_is_one_model() -> None:

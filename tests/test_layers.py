@@ -34,6 +34,7 @@ LEVELS: dict[str, float] = {
     "templates": 3,
     "prompts": 3,
     "foreign": 3.2,
+    "adapters": 3.2,
     "attachment": 3.5,
     "encoding": 3.5,
     "activations": 4,

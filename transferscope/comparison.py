@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import indicators
 from indicators import Indicator, InvalidInput, UnknownIndicator
 from transferscope import prompts as soft_prompts
+from transferscope.adapters import Update, load_adapter
 from transferscope.errors import IndicatorInputError, InputError, PromptError, SignatureError, suggest
 
 if TYPE_CHECKING:  # signatures.py imports torch, and records made elsewhere are as good
@@ -34,10 +35,13 @@ READ_STRENGTH = frozenset({"on_raw"})
 
 SUPPLIERS = {
     "prompt": "`transferscope tune`, or a folder of PEFT prompts",
+    "update": "a folder of PEFT LoRA or IA3 adapters",
     "stimulation": "`transferscope extract`",
     "predictivity": "`transferscope extract` with the task's data (labelled train and dev splits)",
     "features": "`transferscope extract` with the task's data (labelled train and dev splits)",
 }
+
+OF_CLASSES = frozenset({"predictivity", "features"})  # a generation task has none
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,21 @@ class IndicatorMatrix:
 
 @dataclass(frozen=True)
 class Material:
-    """What is known of one task, as indicators read it: for each need one array for each of R trials."""
+    """What is known of one task, as indicators read it: for each need one item for each of R trials.
+
+    An item is an array, of "update" a mapping (see `adapters.Update.pairs`). ``adapter`` is the kind of
+    adapter that was read from a folder.
+    """
 
     task: str
-    inputs: Mapping[str, Sequence[Array]]
+    inputs: Mapping[str, Sequence[Any]]
     model: str = ""
     type: str | None = None
     own: float | None = None
     where: str = ""
     active: Sequence[Array] = field(default_factory=tuple)
+    kind: str = "classification"
+    adapter: str = ""
 
     @property
     def trials(self) -> int:
@@ -78,16 +88,22 @@ def from_signature(signature: Signature) -> Material:
     kind = signature.provenance.get("type")
     own = own_score(signature.provenance)
     active = list(signature.active) if signature.active is not None else []
-    return Material(signature.task, inputs, signature.model, kind, own, "", active)
+    task_kind = str(signature.provenance.get("kind") or "classification")
+    return Material(signature.task, inputs, signature.model, kind, own, "", active, task_kind)
 
 
-def from_prompts(task: str, several: Sequence[SoftPrompt], where: str = "") -> Material:
-    """The prompts of one task, one for each trial, as material."""
+def from_prompts(task: str, several: Sequence[SoftPrompt | Update], where: str = "") -> Material:
+    """The prompts (or LoRA or IA3 adapters) of one task, one for each trial, as material."""
     first = several[0].provenance
     scores = [score for prompt in several if (score := own_score(prompt.provenance)) is not None]
     own = float(np.mean(scores)) if len(scores) == len(several) else None
     model = str(first.get("model_fingerprint") or first.get("model") or "")
-    return Material(task, {"prompt": [p.rows for p in several]}, model, first.get("task_type"), own, where)
+    inputs: dict[str, list[Any]] = {}
+    for one in several:
+        need, item = ("update", one.pairs()) if isinstance(one, Update) else ("prompt", one.rows)
+        inputs.setdefault(need, []).append(item)
+    adapter = several[0].kind if isinstance(several[0], Update) else "soft prompt"
+    return Material(task, inputs, model, first.get("task_type"), own, where, adapter=adapter)
 
 
 def own_score(provenance: Mapping[str, Any]) -> float | None:
@@ -157,9 +173,10 @@ def compare_materials(
 
 
 def check_together(materials: Sequence[Material]) -> None:
-    """Raises SignatureError unless there is something, each task once, all of one backbone."""
+    """Raises SignatureError unless there is something, each task once, all of one backbone and kind."""
     if not materials:
         raise SignatureError("there is nothing to compare: no signature or prompt was given")
+    _check_kinds(materials)
     seen: set[str] = set()
     for material in materials:
         if material.task in seen:
@@ -172,6 +189,22 @@ def check_together(materials: Sequence[Material]) -> None:
                 f"{material.model!r}: only sources of one backbone can be compared"
             )
     _check_widths(materials)
+
+
+def _check_kinds(materials: Sequence[Material]) -> None:
+    """No indicator is for two kinds of adapter, so say which folders are which."""
+    kinds: dict[str, list[str]] = {}
+    for material in materials:
+        if material.adapter:
+            kinds.setdefault(material.adapter, []).append(material.where or material.task)
+    if len(kinds) > 1:
+        shown = [
+            f"{kind}: {', '.join(where[:4])}" + (f" and {len(where) - 4} more" if len(where) > 4 else "")
+            for kind, where in kinds.items()
+        ]
+        raise SignatureError(
+            f"adapters of one kind can be compared, and here are {len(kinds)} ({'; '.join(shown)})"
+        )
 
 
 def _model_name(model: str) -> str:
@@ -215,12 +248,19 @@ def find(name: str, materials: Sequence[Material]) -> Indicator:
     for material in materials:
         missing = [need for need in record.needs if need not in material.inputs]
         if missing:
-            stages = "; ".join(f"{need} comes from {SUPPLIERS.get(need, 'elsewhere')}" for need in missing)
+            stages = "; ".join(_supplier(need, material) for need in missing)
             raise IndicatorInputError(
                 f"the indicator {name!r} needs {' and '.join(record.needs)}, and {material.task!r} has no "
                 f"{' and no '.join(missing)}: {stages}"
             )
     return record
+
+
+def _supplier(need: str, material: Material) -> str:
+    """Where what is missing comes from, or why there is none."""
+    if material.kind == "generation" and need in OF_CLASSES:
+        return f"{material.task!r} is a generation task, which has no classes, and {need} is of classes"
+    return f"{need} comes from {SUPPLIERS.get(need, 'elsewhere')}"
 
 
 def fits(record: Indicator, materials: Sequence[Material]) -> bool:
@@ -284,25 +324,26 @@ def _all_pairs(record: Indicator, materials: Sequence[Material]) -> Floats:
 def read_folders(folders: Sequence[Path | str], *, without: Iterable[Path] = ()) -> list[Material]:
     """The PEFT prompts in these folders as material: seeds of one task together, each other folder by itself.
 
-    `without` are folders left out. Names that would collide are made longer by what stands before them in the
-    path. Raises PromptError if nothing remains.
+    LoRA and IA3 adapters are read too. `without` are folders left out. Names that would collide are made
+    longer by what stands before them in the path. Raises PromptError if nothing remains.
     """
     left_out = {Path(path).resolve() for path in without}
     paths = [path for path in soft_prompts.find_prompts(folders) if path.resolve() not in left_out]
     if not paths:
         raise PromptError(f"no prompts in {', '.join(map(str, folders))} beside the target's own")
-    groups: dict[str, list[tuple[Path, SoftPrompt]]] = {}
+    groups: dict[tuple[str, str], list[tuple[Path, SoftPrompt | Update]]] = {}
     for path in paths:
-        prompt = soft_prompts.load_prompt(path)
-        groups.setdefault(prompt.task, []).append((path, prompt))
+        adapter = load_adapter(path)
+        kind = adapter.kind if isinstance(adapter, Update) else ""
+        groups.setdefault((adapter.task, kind), []).append((path, adapter))
     found = []
-    for task, members in groups.items():
-        if len({prompt.seed for _, prompt in members}) == len(members):
-            several = [prompt for _, prompt in members]
+    for (task, _), members in groups.items():
+        if len({adapter.seed for _, adapter in members}) == len(members):
+            several = [adapter for _, adapter in members]
             found.append(from_prompts(task, several, str(members[0][0])))
         else:
             names = _distinct([path for path, _ in members])
-            found += [from_prompts(name, [p], str(at)) for name, (at, p) in zip(names, members, strict=True)]
+            found += [from_prompts(n, [one], str(at)) for n, (at, one) in zip(names, members, strict=True)]
     return found
 
 

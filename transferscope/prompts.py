@@ -100,15 +100,13 @@ def load_prompt(folder: Path | str) -> SoftPrompt:
     folder = Path(folder)
     config = _config(folder)
     rows = _rows(folder, config)
-    record = _json(folder / RECORD) if (folder / RECORD).is_file() else {}
-    provenance, seed = record.get("provenance") or {}, record.get("seed") or 0
-    if not isinstance(provenance, dict) or not isinstance(seed, int):
-        raise PromptError(f"{str(folder / RECORD)!r}: seed should be a whole number and provenance an object")
+    record = read_record(folder)
+    provenance = dict(record.get("provenance") or {})
     provenance.setdefault("model", config.get("base_model_name_or_path") or "")
     return SoftPrompt(
         rows=rows,
         task=str(record.get("task") or folder.resolve().name),
-        seed=seed,
+        seed=record.get("seed") or 0,
         template=str(record.get("template") or "prefix"),
         head=_head(folder / HEAD) if record.get("head") == "classifier" else None,
         provenance=provenance,
@@ -133,6 +131,48 @@ def find_prompts(folders: Iterable[Path | str], depth: int = 3) -> list[Path]:
     return list(found.values())
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `adapter_config.json` of a PEFT folder, of any type. Raises PromptError."""
+    return _json(folder / CONFIG)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Our own record beside a prompt or adapter, {} where there is none. Raises PromptError."""
+    record = _json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    if not isinstance(record.get("provenance") or {}, dict) or not isinstance(record.get("seed") or 0, int):
+        raise PromptError(f"{str(folder / RECORD)!r}: seed should be a whole number and provenance an object")
+    return record
+
+
+def read_tensors(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The tensors of a PEFT folder by name, each with dtype, shape and data (bytes). Raises PromptError."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        hint = ""
+        if (folder / "adapter_model.bin").is_file():
+            hint = "; adapter_model.bin (pickle) is not read: save it with peft's safe_serialization=True"
+        raise PromptError(f"no {WEIGHTS} in {str(folder)!r}{hint}")
+    try:
+        return dict(deserialize(path.read_bytes()))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PromptError(f"{str(path)!r} cannot be read as safetensors: {error}") from None
+
+
+def read_floats(tensor: Mapping[str, Any], label: str, axes: str) -> np.ndarray:
+    """A tensor of `read_tensors` as float32 with two axes, named for the error. Raises PromptError."""
+    dtype, shape = tensor["dtype"], tuple(tensor["shape"])
+    if len(shape) != 2 or 0 in shape or dtype not in (*FLOATS, "BF16"):
+        raise PromptError(f"{label} should be floats of shape [{axes}], found {dtype} {shape}")
+    if dtype == "BF16":  # the upper half of a float32
+        rows = (np.frombuffer(tensor["data"], "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused below
+            rows = np.frombuffer(tensor["data"], FLOATS[dtype]).astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise PromptError(f"{label} has NaN or infinite values")
+    return rows.reshape(shape)
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -146,7 +186,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    config = _json(folder / CONFIG)
+    config = read_config(folder)
     if config.get("peft_type") not in READABLE:
         raise PromptError(
             f"{str(folder)!r} is a PEFT adapter of type {config.get('peft_type')!r}; "
@@ -156,43 +196,18 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _rows(folder: Path, config: Mapping[str, Any]) -> np.ndarray:
-    path = folder / WEIGHTS
-    if not path.is_file():
-        hint = ""
-        if (folder / "adapter_model.bin").is_file():
-            hint = "; adapter_model.bin (pickle) is not read: save it with peft's safe_serialization=True"
-        raise PromptError(f"no {WEIGHTS} in {str(folder)!r}{hint}")
-    try:
-        tensors = dict(deserialize(path.read_bytes()))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise PromptError(f"{str(path)!r} cannot be read as safetensors: {error}") from None
+    path, tensors = folder / WEIGHTS, read_tensors(folder)
     if KEY not in tensors:
         raise PromptError(
             f"{str(path)!r} has no tensor {KEY!r}; found {', '.join(sorted(tensors)) or 'none'}"
         )
-    rows = _floats(tensors[KEY], path)
+    rows = read_floats(tensors[KEY], f"{str(path)!r}: {KEY}", "rows, width")
     tokens = _count(config, "num_virtual_tokens", rows.shape[0], folder)
     if rows.shape[0] not in (tokens, tokens * _count(config, "num_transformer_submodules", 1, folder)):
         raise PromptError(
             f"{str(path)!r}: {rows.shape[0]} rows, but {CONFIG} says num_virtual_tokens {tokens}"
         )
     return rows[:tokens]
-
-
-def _floats(tensor: Mapping[str, Any], path: Path) -> np.ndarray:
-    dtype, shape = tensor["dtype"], tuple(tensor["shape"])
-    if len(shape) != 2 or 0 in shape or dtype not in (*FLOATS, "BF16"):
-        raise PromptError(
-            f"{str(path)!r}: {KEY} should be floats of shape [rows, width], found {dtype} {shape}"
-        )
-    if dtype == "BF16":  # the upper half of a float32
-        rows = (np.frombuffer(tensor["data"], "<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused below
-            rows = np.frombuffer(tensor["data"], FLOATS[dtype]).astype(np.float32)
-    if not np.isfinite(rows).all():
-        raise PromptError(f"{str(path)!r}: {KEY} has NaN or infinite values")
-    return rows.reshape(shape)
 
 
 def _count(config: Mapping[str, Any], name: str, default: int, folder: Path) -> int:

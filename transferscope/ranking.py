@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transferscope.signatures import Signature
     from transferscope.transfer import TransferMatrix
 
-DEFAULT, WITHOUT_PROMPTS = "prompt_cosine_mean_token", "on"
+DEFAULT, WITHOUT_PROMPTS, OF_UPDATES = "prompt_cosine_mean_token", "on", "update_cosine"
 WEAK = "Prompts no better than the majority class (within two standard errors), of which little can be said"
 
 
@@ -130,7 +130,9 @@ def rank_prompts(
     goal = goals[0]
     own = comparison.soft_prompts.find_prompts([target_path])
     sources, notes = _beside(goal, comparison.read_folders(folders, without=own))
-    model = str(comparison.soft_prompts.load_prompt(own[0]).provenance.get("model") or "")
+    model = goal.model
+    if "prompt" in goal.inputs:
+        model = str(comparison.soft_prompts.load_prompt(own[0]).provenance.get("model") or "")
     facts = _facts(goal, sources, transfer, types)
     found = _rank(goal, sources, model, indicator, facts, notes, prefer_same_type, seed, resamples)
     return by_known(found, measure)
@@ -341,6 +343,12 @@ def choose(materials: Sequence[Material]) -> tuple[str, str]:
         return WITHOUT_PROMPTS, (
             f"Indicator {WITHOUT_PROMPTS}: chosen because not every source has prompt rows to compare; "
             "it needs the stimulated neurons alone."
+        )
+    if "update" in supplied:
+        return OF_UPDATES, (
+            f"Indicator {OF_UPDATES}: the default for LoRA and IA3 adapters, because it is the simplest. No "
+            "published measurement of how far it agrees with transfer is known to this package. It compares "
+            "what was added to the backbone's weights, without the heads saved beside."
         )
     raise IndicatorInputError(
         "no indicator can be chosen: some task has neither a prompt nor a stimulation "

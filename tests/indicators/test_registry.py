@@ -157,7 +157,7 @@ def test_names_by_what_is_at_hand() -> None:
 
 
 def test_families() -> None:
-    assert {record.family for record in RECORDS} == {"prompt_space", "neurons"}
+    assert {record.family for record in RECORDS} == {"prompt_space", "neurons", "updates"}
 
 
 def test_a_name_is_not_given_twice() -> None:

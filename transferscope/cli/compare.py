@@ -16,7 +16,11 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("more", nargs=-1, metavar="[DIR]...", type=FOLDER)
 @study_option(required=False)
 @click.option(
-    "--prompts", multiple=True, metavar="DIR...", type=FOLDER, help="Folders of PEFT prompts instead."
+    "--prompts",
+    multiple=True,
+    metavar="DIR...",
+    type=FOLDER,
+    help="Folders of PEFT prompts, or LoRA or IA3, instead.",
 )
 @click.option("--indicators", "table", type=FILE, help="CSV file indicator,source,target,value instead.")
 @click.option("--indicator", "names", multiple=True, help="Only this one (can be repeated).")

@@ -26,7 +26,11 @@ PROTOCOLS = ("zero-shot", "linear-probe")
 @click.argument("more", nargs=-1, metavar="[DIR]...", type=FOLDER)
 @study_option(required=False)
 @click.option(
-    "--prompts", multiple=True, metavar="DIR...", type=FOLDER, help="Folders of PEFT prompts: the sources."
+    "--prompts",
+    multiple=True,
+    metavar="DIR...",
+    type=FOLDER,
+    help="Folders of PEFT prompts, or LoRA or IA3: the sources.",
 )
 @click.option("--indicator", help="What to rank by; chosen, and the choice explained, if not given.")
 @click.option("--indicators", "table", type=FILE, help="CSV file indicator,source,target,value instead.")
