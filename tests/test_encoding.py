@@ -7,8 +7,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tests import tiny
 from transferscope.attachment import attach
@@ -22,6 +24,7 @@ from transferscope.encoding import (
     from_token_ids,
     in_order,
     room,
+    stop_ids,
 )
 from transferscope.errors import TaskError, TemplateError
 from transferscope.models import Backbone, wrap
@@ -243,3 +246,75 @@ def test_batches_follow_their_groups() -> None:
     made = list(batches(backbone("bert"), data, [np.array([1]), np.array([2, 0])]))
     assert [batch.index for batch in made] == [(1,), (2, 0)]
     assert [tuple(batch.ids.shape) for batch in made] == [(1, 9), (2, 4)]
+
+
+def written(text: str, *references: str) -> Example:
+    return Example(text, None, -1, references)
+
+
+@pytest.mark.parametrize("name", ["t5", "gpt2", "llama"])
+def test_targets_are_the_first_reference_and_its_end(name: str) -> None:
+    made = backbone(name)
+    examples = [
+        written("movie", "good film", "bad"),
+        written("cat dog", " red "),
+        written("the", "one two three"),
+    ]
+    encoded = encode(made, examples, prompt_rows=2, max_new_tokens=3)
+    known = made.tokenizer.convert_tokens_to_ids
+    expected = [known(row) for row in (["good", "film", "</s>"], ["red", "</s>"], ["one", "two", "three"])]
+    assert encoded.targets is not None
+    assert [row.tolist() for row in encoded.targets] == expected
+    assert encoded.truncated_targets == 1  # the third has no room for its end
+    assert encoded.references == (("good film", "bad"), (" red ",), ("one two three",))
+    assert encoded.gold == encoded.references
+    batch = collate(made, encoded, np.array([2, 1]))
+    assert batch.targets is not None
+    assert batch.targets.tolist() == [expected[2], [*expected[1], -100]]
+    part = encoded.take([1, 0])
+    assert part.targets is not None
+    assert [row.tolist() for row in part.targets] == [expected[1], expected[0]]
+    assert part.references == ((" red ",), ("good film", "bad"))
+
+
+def test_classes_have_no_targets() -> None:
+    examples = [example("movie"), example("cat", label=1)]
+    encoded = encode(backbone("t5"), examples, prompt_rows=2, max_new_tokens=3)
+    assert encoded.targets is encoded.references is None
+    assert collate(backbone("t5"), encoded, np.arange(2)).targets is None
+    assert encoded.gold is encoded.labels
+
+
+def test_a_causal_model_keeps_room_for_what_it_writes() -> None:
+    examples = [written(LONG, "good")]
+    assert encode(backbone("gpt2"), examples, prompt_rows=4, max_new_tokens=10).limit == 64 - 4 - 10
+    assert encode(backbone("t5"), examples, prompt_rows=4, max_new_tokens=10).limit is None
+    with pytest.raises(TaskError, match="no room for text"):
+        encode(backbone("gpt2"), examples, prompt_rows=4, max_new_tokens=58)
+
+
+def test_targets_need_a_limit_and_an_end() -> None:
+    with pytest.raises(TaskError, match=r"max_new_tokens=task\.max_new_tokens"):
+        encode(backbone("t5"), [written("movie", "good")], prompt_rows=2)
+    endless = wrap(tiny.model("gpt2", eos_token_id=None), tiny.tokenizer("causal"))
+    endless.tokenizer.eos_token = None
+    with pytest.raises(TemplateError, match="no token that ends a text"):
+        stop_ids(endless)
+
+
+def test_the_tokens_that_end_a_text() -> None:
+    made = wrap(tiny.model("llama", eos_token_id=[9, 2, 11]), tiny.tokenizer("causal"))
+    assert stop_ids(made) == [2, 9, 11]  # the tokenizer's own first: the one that targets end with
+
+
+def test_a_byte_level_vocabulary_goes_on_after_a_blank() -> None:
+    """Where a blank and a letter are one token, that token follows a text, and not the letter's own."""
+    vocabulary = {token: i for i, token in enumerate(["<e>", "\u0120", "a", "b", "\u0120a", "\u0120b"])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[("\u0120", "a"), ("\u0120", "b")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<e>", pad_token="<e>")
+    for name, first in (("gpt2", "\u0120b"), ("t5", "b")):
+        model = wrap(tiny.model(name), made)
+        encoded = encode(model, [written("a", "b")], prompt_rows=2, max_new_tokens=3)
+        assert encoded.targets is not None
+        assert made.convert_ids_to_tokens(encoded.targets[0].tolist()) == [first, "<e>"]

@@ -16,7 +16,7 @@ from transferscope.attachment import attach, verbalizer
 from transferscope.encoding import Encoded, collate, from_token_ids
 from transferscope.errors import InputError
 from transferscope.evaluation import evaluate, evaluation
-from transferscope.metrics import METRICS
+from transferscope.metrics import names
 from transferscope.models import wrap
 
 WORDS = (9, 20, 12)
@@ -44,7 +44,7 @@ def by_hand(metric: str, labels: Sequence[int], predictions: Sequence[int]) -> f
     return (right * n - sum(t * s for t, s in zip(true, said, strict=True))) / spread if spread else 0.0
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", names("classification"))
 @given(
     st.integers(2, 4).flatmap(
         lambda k: st.lists(
@@ -64,7 +64,7 @@ def test_a_blind_guess(metric: str, value: float) -> None:
     assert evaluation(logits_of([1] * 5, 2), np.array([1, 1, 1, 0, 0]), metric).value == pytest.approx(value)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", names("classification"))
 def test_a_split_of_one_class_gives_no_warning(metric: str) -> None:
     value = evaluation(logits_of([1, 1, 1], 2), np.array([1, 1, 1]), metric).value
     assert value == (0.0 if metric == "matthews" else 1.0)

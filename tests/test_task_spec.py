@@ -31,12 +31,24 @@ def test_a_dump_describes_the_same_task() -> None:
     assert TaskSpec.model_validate(spec.model_dump(mode="json")) == spec
 
 
+def test_a_text_in_place_of_a_class() -> None:
+    spec = parse_spec("t", {"train": "a.jsonl", "text": "q", "answer": "a", "max_new_tokens": 8})
+    assert (spec.kind, spec.gold, spec.metric, spec.max_new_tokens) == ("generation", "a", "token_f1", 8)
+    assert parse_spec("t", {"train": "a.jsonl", "answer": "a", "metric": "bleu"}).metric == "bleu"
+    assert TaskSpec.model_validate(spec.model_dump(mode="json")) == spec
+    classes = parse_spec("t", {"train": "a.jsonl"})
+    assert (classes.kind, classes.gold) == ("classification", "label")
+
+
 FILE = {"train": "a.jsonl"}
 KINDS = (
     "expected one of a dataset (Hub id), a path (folder of save_to_disk) or train (a file; dev, another), "
 )
 WRONG: list[tuple[Any, str]] = [
-    (FILE | {"lable": "y"}, "unknown field 'lable'. Did you mean 'label'? Available: config, dataset,"),
+    (
+        FILE | {"lable": "y"},
+        "unknown field 'lable'. Did you mean 'label'? Available: answer, config, dataset,",
+    ),
     (FILE | {"metric": "acuracy"}, "metric: unknown value 'acuracy'. Did you mean 'accuracy'?"),
     (
         FILE | {"seed": "x"},
@@ -59,6 +71,15 @@ WRONG: list[tuple[Any, str]] = [
     (FILE | {"words": {"a": "x", "b": "x"}}, "words: 'x' stands there twice"),
     (FILE | {"words": ["x", " "]}, "words: ' ' is not a name"),
     (FILE | {"words": ["x", None]}, "words: None is not a name"),
+    (FILE | {"answer": "a", "labels": ["x", "y"]}, "give answer ('a': the label is a text) or labels (it is"),
+    (FILE | {"answer": "a", "words": ["x", "y"]}, "or words (it is a class), not both"),
+    (FILE | {"answer": "a", "label": "y"}, "or label (it is a class), not both"),
+    (FILE | {"answer": "text"}, "the field 'text' cannot be both text and answer"),
+    (FILE | {"answer": "a", "metric": "accuracy"}, "the metric 'accuracy' is not for a generation task."),
+    (FILE | {"metric": "rouge_l"}, "the metric 'rouge_l' is not for a classification task."),
+    (FILE | {"answer": "a", "metric": "blue"}, "metric: unknown value 'blue'. Did you mean 'bleu'?"),
+    (FILE | {"max_new_tokens": 8}, "max_new_tokens goes with answer"),
+    (FILE | {"answer": "a", "max_new_tokens": 0}, "max_new_tokens: input should be greater than or equal"),
     ({}, KINDS + "found none"),
     ({"dev": "a.jsonl"}, KINDS + "found dev 'a.jsonl' without train"),
     ({"dataset": "d", "path": "p"}, KINDS + "found dataset 'd' and path 'p'"),

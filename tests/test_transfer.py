@@ -13,7 +13,7 @@ import torch
 from transferscope import transfer, zero_shot
 from transferscope.attachment import attach
 from transferscope.encoding import collate, from_token_ids
-from transferscope.errors import BackboneError, InputError
+from transferscope.errors import InputError, TemplateError
 from transferscope.models import wrap
 from transferscope.prompts import SoftPrompt
 from transferscope.tasks import Example, Task
@@ -164,7 +164,7 @@ def test_what_zero_shot_refuses(backbone: Any) -> None:
         with pytest.raises(InputError, match="nothing to measure"):
             measure(backbone, sources, targets)
     headless = wrap(tiny.model("bert", head=False), tiny.tokenizer("bert"), "headless")
-    with pytest.raises(BackboneError, match="head"):
+    with pytest.raises(TemplateError, match="no language-model head"):
         measure(headless, SOURCES, {"mood": mood})
 
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from transferscope.errors import TaskError, TemplateError
 from transferscope.models import Backbone
 from transferscope.tasks import Example
 from transferscope.templates import Batch
 
+TOKEN_BUDGET = 8192
+NO_TOKEN = -100  # stands behind the end of a target; cross-entropy leaves it out
+
 
 @dataclass(frozen=True)
 class Encoded:
     """A split as token ids: one int64 array an example, its segment ids (or None), labels [S] int64.
 
-    ``truncated`` is how many of the S texts were longer than ``limit`` tokens.
+    ``truncated`` is how many of the S texts were longer than ``limit`` tokens. A generation task has
+    ``references`` (texts, one or more an example) and ``targets``, the tokens of the first one with the token
+    that ends it, int64; ``truncated_targets`` of them were longer than what may be written.
     """
 
     ids: tuple[np.ndarray, ...]
@@ -26,6 +33,9 @@ class Encoded:
     labels: np.ndarray
     truncated: int = 0
     limit: int | None = None
+    targets: tuple[np.ndarray, ...] | None = None
+    references: tuple[tuple[str, ...], ...] | None = None
+    truncated_targets: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -35,27 +45,47 @@ class Encoded:
         """Tokens an example, [S] int64."""
         return np.array([len(ids) for ids in self.ids], dtype=np.int64)
 
+    @property
+    def gold(self) -> Any:
+        """What a metric compares predictions with: the references, or the class ids [S]."""
+        return self.labels if self.references is None else self.references
+
     def take(self, index: Sequence[int] | np.ndarray) -> Encoded:
         """The examples at these positions, in this order."""
-        types = None if self.types is None else tuple(self.types[i] for i in index)
-        return Encoded(
-            tuple(self.ids[i] for i in index), types, self.labels[list(index)], self.truncated, self.limit
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in index),
+            types=None if self.types is None else tuple(self.types[i] for i in index),
+            labels=self.labels[list(index)],
+            targets=None if self.targets is None else tuple(self.targets[i] for i in index),
+            references=None if self.references is None else tuple(self.references[i] for i in index),
         )
 
 
 def encode(
-    backbone: Backbone, examples: Sequence[Example], *, prompt_rows: int, max_length: int | None = None
+    backbone: Backbone,
+    examples: Sequence[Example],
+    *,
+    prompt_rows: int,
+    max_length: int | None = None,
+    max_new_tokens: int | None = None,
 ) -> Encoded:
     """Tokenise a split. Texts get what room the prompt's P rows leave (and at most ``max_length`` tokens).
 
-    A pair is shortened at its longer text. Raises TaskError where there is no room for a text at all.
+    A pair is shortened at its longer text. Examples with references need ``max_new_tokens`` (the task's):
+    targets are cut there, and a causal model keeps as much room for what it writes. Raises TaskError where
+    there is no room for a text at all.
     """
     tokenizer = backbone.tokenizer
     if tokenizer is None:
         raise TemplateError(
             f"{backbone.name!r} has no tokenizer: give token ids, or load the model with its tokenizer"
         )
-    limit = room(backbone, prompt_rows, max_length)
+    written = any(example.references for example in examples)
+    if written and max_new_tokens is None:
+        raise TaskError("examples of a generation task are encoded with max_new_tokens=task.max_new_tokens")
+    behind = max_new_tokens if written and backbone.architecture.kind == "decoder" else 0
+    limit = room(backbone, prompt_rows + (behind or 0), max_length)
     texts = [example.text for example in examples]
     pairs = (
         [example.pair or "" for example in examples] if any(e.pair is not None for e in examples) else None
@@ -72,7 +102,55 @@ def encode(
     ids = tuple(np.array(row, dtype=np.int64) for row in cut["input_ids"])
     types = tuple(np.array(row, dtype=np.int64) for row in cut["token_type_ids"]) if with_types else None
     labels = np.array([example.label for example in examples], dtype=np.int64)
-    return Encoded(ids, types, labels, truncated, limit)
+    encoded = Encoded(ids, types, labels, truncated, limit)
+    if not written or max_new_tokens is None:
+        return encoded
+    return _with_targets(backbone, encoded, [example.references for example in examples], max_new_tokens)
+
+
+def _with_targets(
+    backbone: Backbone, encoded: Encoded, references: list[tuple[str, ...]], most: int
+) -> Encoded:
+    """A split with the tokens of its first references, each ended, at most ``most`` with the end."""
+    end = stop_ids(backbone)[0]
+    before = _blank(backbone)
+    texts = [before + several[0].strip() for several in references]
+    rows = backbone.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+        "input_ids"
+    ]
+    full = [np.array([*row, end], dtype=np.int64) for row in rows]
+    return replace(
+        encoded,
+        targets=tuple(row[:most] for row in full),
+        references=tuple(references),
+        truncated_targets=sum(len(row) > most for row in full),
+    )
+
+
+def _blank(backbone: Backbone) -> str:
+    """What stands between a text and what is written after it.
+
+    A causal model goes on in the same line. Where its vocabulary has tokens for words after a blank, these
+    are what follows; where the tokenizer adds the blank by itself, or knows none, nothing is to be done.
+    """
+    encode = backbone.tokenizer.encode
+    after_blank, bare = (encode(text, add_special_tokens=False) for text in (" a", "a"))
+    distinct = after_blank != bare and len(after_blank) == len(bare)
+    return " " if distinct and backbone.architecture.kind == "decoder" else ""
+
+
+def stop_ids(backbone: Backbone) -> list[int]:
+    """The tokens that end a written text, the tokenizer's own first. Raises TemplateError: there is none."""
+    generation = getattr(backbone.model, "generation_config", None)
+    ends = [
+        getattr(holder, "eos_token_id", None) for holder in (backbone.tokenizer, backbone.config, generation)
+    ]
+    known = [token for end in ends if end is not None for token in (end if isinstance(end, list) else [end])]
+    if not known:
+        raise TemplateError(
+            f"{backbone.name!r} has no token that ends a text (eos), so it cannot write texts"
+        )
+    return [int(token) for token in dict.fromkeys(known)]
 
 
 def from_token_ids(pairs: Sequence[tuple[Sequence[int], int]]) -> Encoded:
@@ -153,20 +231,49 @@ def batches(backbone: Backbone, encoded: Encoded, groups: Sequence[np.ndarray]) 
 
 def collate(backbone: Backbone, encoded: Encoded, group: np.ndarray) -> Batch:
     """One batch of the examples at positions ``group``."""
-    width = max(len(encoded.ids[i]) for i in group)
-    ids = np.full((len(group), width), backbone.pad_id, dtype=np.int64)
-    mask = np.zeros((len(group), width), dtype=np.int64)
-    types = None if encoded.types is None else np.zeros((len(group), width), dtype=np.int64)
-    for row, i in enumerate(group):
-        size = len(encoded.ids[i])
-        ids[row, :size], mask[row, :size] = encoded.ids[i], 1
-        if types is not None:
-            types[row, :size] = encoded.types[i]  # type: ignore[index]
-    device = backbone.device
+    lengths = np.array([len(encoded.ids[i]) for i in group])
+    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+
+    def padded(rows: Sequence[np.ndarray] | None, fill: int) -> Tensor | None:
+        return None if rows is None else torch.from_numpy(_padded(rows, group, fill)).to(backbone.device)
+
     return Batch(
-        ids=torch.from_numpy(ids).to(device),
-        mask=torch.from_numpy(mask).to(device),
-        types=None if types is None else torch.from_numpy(types).to(device),
-        labels=torch.from_numpy(encoded.labels[group]).to(device),
+        ids=torch.from_numpy(_padded(encoded.ids, group, backbone.pad_id)).to(backbone.device),
+        mask=torch.from_numpy(mask).to(backbone.device),
+        types=padded(encoded.types, 0),
+        labels=torch.from_numpy(encoded.labels[group]).to(backbone.device),
         index=tuple(int(i) for i in group),
+        targets=padded(encoded.targets, NO_TOKEN),
     )
+
+
+def _padded(rows: Sequence[np.ndarray], group: np.ndarray, fill: int) -> np.ndarray:
+    """These rows as one int64 array [B, longest]."""
+    padded = np.full((len(group), max(len(rows[i]) for i in group)), fill, dtype=np.int64)
+    for row, i in enumerate(group):
+        padded[row, : len(rows[i])] = rows[i]
+    return padded
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An encoded split as batches on the device: made once, run by every prompt with this number of rows.
+
+    ``groups`` are the positions of the examples of each batch.
+    """
+
+    data: Encoded
+    rows: int
+    groups: tuple[np.ndarray, ...]
+    batches: tuple[Batch, ...]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def prepared(
+    backbone: Backbone, data: Encoded, *, prompt_rows: int, token_budget: int = TOKEN_BUDGET
+) -> Prepared:
+    """Bucket a split by length for prompts of P rows (the mask row counted) and put it on the device."""
+    groups = tuple(buckets(data, prompt_rows=prompt_rows, token_budget=token_budget))
+    return Prepared(data, prompt_rows, groups, tuple(batches(backbone, data, groups)))

@@ -1,72 +1,62 @@
-"""A prompt's score on a task: class logits at the readout row, the loss, and the task's metric."""
+"""A prompt's score on a task: class logits at the readout row or written texts, the loss, and the metric."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from transferscope.attachment import Attached, Readout
-from transferscope.encoding import Encoded, batches, buckets
+from transferscope.attachment import Attached
+from transferscope.decoding import generate
+from transferscope.encoding import TOKEN_BUDGET, Encoded, Prepared, prepared
+from transferscope.errors import InputError, suggest
+from transferscope.metrics import Metric, names
 from transferscope.metrics import metric as find_metric
-from transferscope.models import Backbone
-from transferscope.templates import Batch
+from transferscope.readouts import AnyReadout, TextReadout
 
-TOKEN_BUDGET = 8192
+__all__ = ["Evaluation", "Prepared", "evaluate", "evaluation", "prepared"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A score: value of the metric, mean cross-entropy (nats), S examples, their logits [S, K] float32."""
+    """A score: value of the metric, mean cross-entropy (nats), S examples, their logits [S, K] float32.
+
+    Of a generation task the cross-entropy is the mean over target tokens, there are no logits, and ``texts``
+    are what was written, S of them.
+    """
 
     metric: str
     value: float
     loss: float
     examples: int
-    logits: np.ndarray
+    logits: np.ndarray | None
+    texts: tuple[str, ...] | None = None
 
     @property
-    def predictions(self) -> np.ndarray:
-        """The class found for each example, int64 [S]."""
-        return self.logits.argmax(axis=1)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An encoded split as batches on the device: made once, run by every prompt with this number of rows.
-
-    ``groups`` are the positions of the examples of each batch.
-    """
-
-    data: Encoded
-    rows: int
-    groups: tuple[np.ndarray, ...]
-    batches: tuple[Batch, ...]
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-
-def prepared(
-    backbone: Backbone, data: Encoded, *, prompt_rows: int, token_budget: int = TOKEN_BUDGET
-) -> Prepared:
-    """Bucket a split by length for prompts of P rows (the mask row counted) and put it on the device."""
-    groups = tuple(buckets(data, prompt_rows=prompt_rows, token_budget=token_budget))
-    return Prepared(data, prompt_rows, groups, tuple(batches(backbone, data, groups)))
+    def predictions(self) -> Any:
+        """The class found for each example, int64 [S], or the texts: what the metric's statistics take."""
+        return self.texts if self.logits is None else self.logits.argmax(axis=1)
 
 
 def evaluate(
     attached: Attached,
-    readout: Readout,
+    readout: AnyReadout,
     data: Encoded | Prepared,
     *,
     metric: str = "accuracy",
     token_budget: int = TOKEN_BUDGET,
 ) -> Evaluation:
-    """Score a prompt on a split. ``logits`` are in the order of the split."""
+    """Score a prompt on a split: its classes, or the texts that it writes. Both in the order of the split.
+
+    Raises InputError for a metric that is not for what the readout gives.
+    """
     if isinstance(data, Encoded):
         data = prepared(attached.backbone, data, prompt_rows=attached.rows, token_budget=token_budget)
+    scored = _fitting(metric, readout)
+    if isinstance(readout, TextReadout):
+        return _written(attached, readout, data, scored)
     with torch.inference_mode():
         rows = [readout.logits(attached.forward(attached.place(batch))).float() for batch in data.batches]
         logits = torch.cat(rows).cpu().numpy()  # the only wait for the device
@@ -81,3 +71,24 @@ def evaluation(logits: np.ndarray, labels: np.ndarray, metric: str) -> Evaluatio
     wide = torch.from_numpy(logits.astype(np.float64))
     loss = float(torch.nn.functional.cross_entropy(wide, torch.from_numpy(labels)))
     return Evaluation(metric, scored.of(labels, logits.argmax(axis=1)), loss, len(labels), logits)
+
+
+def _fitting(metric: str, readout: AnyReadout) -> Metric:
+    scored = find_metric(metric)
+    kind = "generation" if isinstance(readout, TextReadout) else "classification"
+    if scored.kind != kind:
+        raise InputError(
+            f"the metric {metric!r} is for {scored.kind}, and this readout is for {kind}. "
+            f"{suggest(metric, names(kind))}"  # type: ignore[arg-type]
+        )
+    scored.require()
+    return scored
+
+
+def _written(attached: Attached, readout: TextReadout, data: Prepared, scored: Metric) -> Evaluation:
+    """The score of the texts that are written, and the loss on those that should have been."""
+    with torch.inference_mode():
+        sums = torch.stack([torch.stack(readout.surprise(attached, batch)) for batch in data.batches])
+        total, count = sums.double().sum(dim=0).tolist()
+    texts = tuple(generate(attached, data, max_new_tokens=readout.max_new_tokens))
+    return Evaluation(scored.name, scored.of(data.data.gold, texts), total / count, len(data), None, texts)

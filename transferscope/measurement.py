@@ -204,6 +204,11 @@ def _mode(backbone: Backbone, compat: bool) -> AbstractContextManager[Any]:
 
 
 def _classes(train: Encoded, dev: Encoded) -> int:
+    if train.references is not None or dev.references is not None:
+        raise TaskError(
+            "these are texts of a generation task, which has no classes, and predictivity needs classes; "
+            "stimulate() needs none"
+        )
     classes = int(max(train.labels.max(), dev.labels.max())) + 1
     for name, data in (("train", train), ("dev", dev)):
         counts = np.bincount(data.labels[data.labels >= 0], minlength=classes)

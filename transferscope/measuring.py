@@ -40,6 +40,8 @@ def measure(
     if chosen not in transfer.PROTOCOLS:
         raise InputError(f"unknown protocol {chosen!r}. {suggest(chosen, transfer.PROTOCOLS)}")
     goals = workspace.chosen(targets) if targets else workspace.with_data
+    if chosen == transfer.LINEAR_PROBE and not targets:
+        goals = [name for name in goals if workspace.settings.tasks[name].kind == "classification"]
     if not goals:
         raise InputError("no task of this study has data to measure on: give one a dataset, a path or train")
     tasks = {name: workspace.task(name) for name in goals}

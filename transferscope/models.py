@@ -215,15 +215,25 @@ class Backbone:
         Raises:
             BackboneError: the model has no language-model head.
         """
+        rows = self._before_words(hidden_rows)
+        weight, bias = self._output_embedding
+        words = word_ids.to(weight.device)
+        chosen = None if bias is None else bias[words].float()
+        return nn.functional.linear(rows.float(), weight[words].float(), chosen)
+
+    def vocabulary_logits(self, hidden_rows: Tensor) -> Tensor:
+        """`label_logits` for every word: [B, D] -> float32 [B, V], computed in the model's dtype."""
+        rows = self._before_words(hidden_rows)
+        return nn.functional.linear(rows, *self._output_embedding).float()
+
+    def _before_words(self, hidden_rows: Tensor) -> Tensor:
+        """What the output embedding is multiplied with, [B, D] (mostly)."""
         if not self.has_lm_head:
             raise BackboneError(NO_HEAD.format(name=self.name))
         rows = hidden_rows.to(self.dtype)
         for step in self._transform:
             rows = step(rows)
-        weight, bias = self._output_embedding
-        words = word_ids.to(weight.device)
-        chosen = None if bias is None else bias[words].float()
-        return nn.functional.linear(rows.float(), weight[words].float(), chosen)
+        return rows
 
     def _encode_decode(self, inputs: Tensor, mask: Tensor, decoder_embeds: Tensor | None) -> Tensor:
         encoded = self.base.get_encoder()(inputs_embeds=inputs, attention_mask=mask)[0]

@@ -67,9 +67,9 @@ class LinearProbe:
         """
         if probe not in PROBES:
             raise InputError(f"unknown probe {probe!r}. {suggest(probe, PROBES)}")
-        if target.classes < 2:
+        if target.kind == "generation":
             raise InputError(
-                f"task {target.name!r} has no classes, and a linear probe finds classes: use zero-shot"
+                f"task {target.name!r} is a generation task, and a linear probe finds classes: use zero-shot"
             )
         self.backbone, self.target, self.probe = backbone, target, probe
         self.max_length, self.token_budget = max_length, token_budget

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class Signature:
     ``prompts`` [R, P', E] float32; ``stimulation`` [R, L, N] float32 and ``active`` [R, L, N] bool (value >
     0, or gate > 0 where the FFN is gated); ``predictivity`` [R, C, L, N] float64 (C = 1 for two classes, K
     one-vs-rest subtasks for more; NaN where undefined), ``baseline`` [R, L, P, N] float32 and ``features``
-    [R, K, D] float32, all None where there was no task data; ``model`` is the backbone's fingerprint.
+    [R, K, D] float32, all None where there was no task data, or no classes (a generation task); ``model`` is
+    the backbone's fingerprint.
     """
 
     task: str
@@ -56,9 +57,10 @@ class Signature:
     def subtask_predictivity(self) -> np.ndarray:
         """Predictivity [C, L, N] of each subtask: the mean over trials where it is defined (NaN: in none)."""
         if self.predictivity is None:
-            raise SignatureError(
-                f"the signature of {self.task!r} has no predictivity: extract it with the task's data"
-            )
+            reason = "extract it with the task's data"
+            if self.provenance.get("kind") == "generation":
+                reason = f"{self.task!r} is a generation task, which has no classes"
+            raise SignatureError(f"the signature of {self.task!r} has no predictivity: {reason}")
         return _nan_mean(self.predictivity)
 
     @property
@@ -84,9 +86,14 @@ def extract(
 ) -> Signature:
     """The signature of a task over R trials: each of its prompts measured on the task's train and dev splits.
 
-    The splits are tokenised once. Raises SignatureError where the prompts differ in shape or template.
+    The splits are tokenised once. A generation task has no classes: its signature is that of its prompts
+    alone, without predictivity, baseline and features. Raises SignatureError where the prompts differ in
+    shape or template.
     """
     _check_trials(task.name, prompts)
+    if task.kind == "generation":
+        alone = extract_without_data(backbone, task.name, prompts)
+        return replace(alone, provenance=_provenance(backbone, task, prompts))
     attachments = [attachment.attach(backbone, prompt) for prompt in prompts]
     rows = attachments[0].rows
     train = encode(backbone, task.train, prompt_rows=rows, max_length=max_length)
@@ -108,20 +115,24 @@ def extract(
         predictivity=np.stack([one.predictivity for one in found]),
         baseline=np.stack([one.baseline for one in found]).astype(np.float32),
         features=np.stack([one.features for one in found]),
-        provenance={
-            "model": backbone.name,
-            "task_fingerprint": task.fingerprint,
-            "type": task.type,
-            "labels": list(task.labels),
-            "train_examples": len(task.train),
-            "dev_examples": len(task.dev),
-            "truncated_texts": train.truncated + dev.truncated,
-            "template": prompts[0].template,
-            "active_means": "gate > 0" if any(gate is not None for gate in backbone.gates()) else "value > 0",
-            "scores": [prompt.provenance.get("scores", {}) for prompt in prompts],
-            "prompts": [prompt.fingerprint for prompt in prompts],
-        },
+        provenance=_provenance(backbone, task, prompts)
+        | {"labels": list(task.labels), "truncated_texts": train.truncated + dev.truncated},
     )
+
+
+def _provenance(backbone: Backbone, task: Task, prompts: Sequence[SoftPrompt]) -> dict[str, Any]:
+    return {
+        "model": backbone.name,
+        "task_fingerprint": task.fingerprint,
+        "type": task.type,
+        "kind": task.kind,
+        "train_examples": len(task.train),
+        "dev_examples": len(task.dev),
+        "template": prompts[0].template,
+        "active_means": "gate > 0" if any(gate is not None for gate in backbone.gates()) else "value > 0",
+        "scores": [prompt.provenance.get("scores", {}) for prompt in prompts],
+        "prompts": [prompt.fingerprint for prompt in prompts],
+    }
 
 
 def extract_without_data(backbone: Backbone, name: str, prompts: Sequence[SoftPrompt]) -> Signature:

@@ -9,7 +9,15 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from transferscope.errors import TaskError, suggest
 
-Metric = Literal["accuracy", "macro_f1", "matthews"]
+ClassMetric = Literal["accuracy", "macro_f1", "matthews"]
+TextMetric = Literal["exact_match", "token_f1", "rouge_l", "bleu"]
+Metric = ClassMetric | TextMetric
+METRICS: dict[str, tuple[str, ...]] = {
+    "classification": get_args(ClassMetric),
+    "generation": get_args(TextMetric),
+}
+DEFAULT_METRICS: dict[str, Metric] = {"classification": "accuracy", "generation": "token_f1"}
+MAX_NEW_TOKENS = 32
 KINDS = "one of a dataset (Hub id), a path (folder of save_to_disk) or train (a file; dev, another)"
 
 
@@ -19,6 +27,8 @@ class TaskSpec(BaseModel, extra="forbid", frozen=True):
     The data are a data set on the Hub (`dataset`), a folder of `save_to_disk` (`path`) or files (`train` and
     `dev`). A task whose prompts were tuned elsewhere (`prompts`, a PEFT folder) needs none: it is a source
     alone. Built directly, it raises pydantic's ValidationError; `parse_spec` makes that one clear line.
+
+    A task with `answer` in place of `label` is a generation task: its label is a text.
     """
 
     dataset: str | None = None
@@ -31,6 +41,8 @@ class TaskSpec(BaseModel, extra="forbid", frozen=True):
     prompts: str | None = Field(default=None, min_length=1)
     text: str | tuple[str, str] = "text"
     label: str = "label"
+    answer: str | None = Field(default=None, min_length=1)
+    max_new_tokens: int = Field(default=MAX_NEW_TOKENS, ge=1, le=4096)
     labels: tuple[str, ...] | None = None
     words: tuple[str, ...] | dict[str, str] | None = None
     type: str | None = None
@@ -45,6 +57,16 @@ class TaskSpec(BaseModel, extra="forbid", frozen=True):
         return (self.text,) if isinstance(self.text, str) else self.text
 
     @property
+    def kind(self) -> Literal["classification", "generation"]:
+        """What the model is to give: a class or a text."""
+        return "classification" if self.answer is None else "generation"
+
+    @property
+    def gold(self) -> str:
+        """The field with what is right: the label's, or the answer's."""
+        return self.label if self.answer is None else self.answer
+
+    @property
     def has_data(self) -> bool:
         """Whether there are texts: to tune on, to measure with, to be a target of transfer."""
         return any(name is not None for name in (self.dataset, self.path, self.train))
@@ -54,6 +76,13 @@ class TaskSpec(BaseModel, extra="forbid", frozen=True):
         """The data set or folder in words; empty where the data are files."""
         names = {"dataset": self.dataset, "path": self.path}
         return " and ".join(f"{field} {name!r}" for field, name in names.items() if name is not None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_metric(cls, value: object) -> object:
+        if not isinstance(value, Mapping) or value.get("answer") is None or value.get("metric") is not None:
+            return value
+        return {**value, "metric": DEFAULT_METRICS["generation"]}
 
     @field_validator("text", mode="before")
     @classmethod
@@ -80,12 +109,14 @@ class TaskSpec(BaseModel, extra="forbid", frozen=True):
     @model_validator(mode="after")
     def _fits_together(self) -> TaskSpec:
         problem = _source_problem(self)
-        if problem is None and self.label in self.texts:
-            problem = f"the field {self.label!r} cannot be both text and label"
+        if problem is None and self.gold in self.texts:
+            what = "label" if self.answer is None else "answer"
+            problem = f"the field {self.gold!r} cannot be both text and {what}"
         if problem is None and len(set(self.texts)) < len(self.texts):
             problem = f"text: the two fields of a pair must differ, found {list(self.texts)}"
         if problem is None and self.dev is not None and self.dev_fraction is not None:
             problem = f"give dev ({self.dev!r}) or dev_fraction ({self.dev_fraction}), not both"
+        problem = problem or _kind_problem(self)
         if problem is not None:
             raise ValueError(problem)
         return self
@@ -123,6 +154,31 @@ def _source_problem(spec: TaskSpec) -> str | None:
     return None
 
 
+def _kind_problem(spec: TaskSpec) -> str | None:
+    """Which fields do not go with a task whose label is a class, or a text, if any."""
+    # A dump of a description says every field, so what counts is whether one differs from its default.
+    fields = type(spec).model_fields
+    given = {name for name, field in fields.items() if getattr(spec, name) != field.default}
+    if spec.answer is not None:
+        classes = next((name for name in ("label", "labels", "words") if name in given), None)
+        if classes is not None:
+            return (
+                f"give answer ({spec.answer!r}: the label is a text) or {classes} (it is a class), not both"
+            )
+    elif "max_new_tokens" in given:
+        return "max_new_tokens goes with answer (a task whose label is a text)"
+    return metric_problem(spec.kind, spec.metric)
+
+
+def metric_problem(kind: str, metric: str) -> str | None:
+    """What is wrong with the metric of a task of this kind, if anything."""
+    if metric in METRICS[kind]:
+        return None
+    if not any(metric in names for names in METRICS.values()):
+        return f"unknown metric {metric!r}. {suggest(metric, METRICS[kind])}"
+    return f"the metric {metric!r} is not for a {kind} task. {suggest(metric, METRICS[kind])}"
+
+
 def parse_spec(name: str, spec: TaskSpec | Mapping[str, Any]) -> TaskSpec:
     """A checked TaskSpec. Raises TaskError: one line with the field, what was found and what is allowed."""
     if isinstance(spec, TaskSpec):
@@ -142,7 +198,7 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         message = f"unknown field {place!r}. {suggest(place, TaskSpec.model_fields)}"
     elif first["type"] == "literal_error":
-        message = f"{place}: unknown value {found!r}. {suggest(str(found), get_args(Metric))}"
+        message = f"{place}: unknown value {found!r}. {suggest(str(found), sum(METRICS.values(), ()))}"
     elif first["type"] == "value_error":
         message = f"{place}: {first['ctx']['error']}" if place else str(first["ctx"]["error"])
     else:

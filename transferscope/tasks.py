@@ -1,4 +1,4 @@
-"""Task: labelled texts in two splits, with label names and label words; and how one is loaded."""
+"""Task: texts in two splits, each with its class or with the text to be written; and how one is loaded."""
 
 from __future__ import annotations
 
@@ -8,33 +8,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from transferscope.errors import TaskError
 from transferscope.fingerprints import fingerprint
+from transferscope.metrics import metric as find_metric
 from transferscope.task_files import Table, is_file_name, nearest, read_file, read_hub, read_saved, read_split
-from transferscope.task_spec import KINDS, Metric, TaskSpec, parse_spec
+from transferscope.task_spec import KINDS, MAX_NEW_TOKENS, Metric, TaskSpec, metric_problem, parse_spec
 
 DEV_FRACTION = 0.1
 DEV_SPLITS = ("validation", "dev")  # looked for in this order where a data set's dev split is not named
+NO_CLASS = -1  # the class id of an example whose label is a text
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text, or a pair of texts, and its class id."""
+    """One text, or a pair of texts, and its class id; or -1 and the texts that are right (``references``)."""
 
     text: str
     pair: str | None
     label: int
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Task:
     """Two splits of examples of K classes. The index of a label name or a label word is the class id.
 
-    Raises TaskError where the parts do not fit: words, labels and class ids, single texts among pairs.
+    A task without labels is a generation task: each example has one or more references, the first of which is
+    what tuning learns to write; at most ``max_new_tokens`` tokens are written. ``metric`` must be given then.
+
+    Raises TaskError where the parts do not fit: words, labels and class ids, single texts among pairs,
+    references, a metric of the other kind.
     """
 
     name: str
@@ -45,23 +52,36 @@ class Task:
     type: str | None = None
     metric: Metric = "accuracy"
     source: str = ""
+    max_new_tokens: int = MAX_NEW_TOKENS
 
     def __post_init__(self) -> None:
         examples = self.train + self.dev
         if self.words is not None and len(self.words) != self.classes:
             raise TaskError(f"task {self.name!r}: {len(self.words)} words for {self.classes} labels")
-        if self.metric not in get_args(Metric):
-            allowed = nearest(self.metric, get_args(Metric))
-            raise TaskError(f"task {self.name!r}: unknown metric {self.metric!r}. {allowed}")
-        wrong = next((e.label for e in examples if not 0 <= e.label < self.classes), None)
+        if problem := metric_problem(self.kind, self.metric):
+            raise TaskError(f"task {self.name!r}: {problem}")
+        if any(bool(e.references) is bool(self.labels) for e in examples):
+            raise TaskError(
+                f"task {self.name!r}: a generation task has no labels and references (one text or more) with "
+                f"each example, a classification task labels alone; found {self.classes} labels and "
+                f"{sum(bool(e.references) for e in examples)} of {len(examples)} examples with references"
+            )
+        allowed = range(self.classes) if self.labels else (NO_CLASS,)
+        wrong = next((e.label for e in examples if e.label not in allowed), None)
         if wrong is not None:
-            raise TaskError(f"task {self.name!r}: class id {wrong}, allowed are 0 to {self.classes - 1}")
+            among = f"0 to {self.classes - 1}" if self.labels else f"{NO_CLASS} alone (a generation task)"
+            raise TaskError(f"task {self.name!r}: class id {wrong}, allowed are {among}")
         if any((e.pair is None) is self.is_pair for e in examples):
             raise TaskError(f"task {self.name!r}: single texts and pairs of texts are mixed")
 
     @property
+    def kind(self) -> Literal["classification", "generation"]:
+        """What the model is to give: a class or a text."""
+        return "classification" if self.labels else "generation"
+
+    @property
     def classes(self) -> int:
-        """K, the number of classes."""
+        """K, the number of classes; 0 for a generation task."""
         return len(self.labels)
 
     @property
@@ -71,14 +91,24 @@ class Task:
 
     @property
     def majority(self) -> float:
-        """Share of the dev split's most frequent class: the accuracy of a blind guess. TaskError if empty."""
+        """What a blind guess scores on dev: the share of the most frequent class.
+
+        Of a generation task, the score (by the task's metric) of writing the most frequent reference always
+        (of several, the one that comes first). Raises TaskError where dev is empty.
+        """
         if not self.dev:
             raise TaskError(f"task {self.name!r}: the dev split is empty")
-        return max(Counter(e.label for e in self.dev).values()) / len(self.dev)
+        if self.labels:
+            return max(Counter(e.label for e in self.dev).values()) / len(self.dev)
+        blind = Counter(text for e in self.dev for text in dict.fromkeys(e.references)).most_common(1)[0][0]
+        return find_metric(self.metric).of([e.references for e in self.dev], [blind] * len(self.dev))
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of what numbers are made from: splits, labels, words and metric; not name, type or source."""
+        if not self.labels:
+            texts = [[[e.text, e.pair, *e.references] for e in split] for split in (self.train, self.dev)]
+            return fingerprint("generation task", texts, self.metric, self.max_new_tokens)
         splits = [[[e.text, e.pair, e.label] for e in split] for split in (self.train, self.dev)]
         return fingerprint("task", splits, list(self.labels), self.words and list(self.words), self.metric)
 
@@ -105,16 +135,14 @@ def _load(name: str, spec: TaskSpec, folder: Path) -> Task:
     for table in (train, dev):
         if table is not None and table.size == 0:
             raise TaskError(f"{table.where}: no examples")
-    seen = [_raw_labels(table, spec.label) for table in (train, dev) if table is not None]
-    labels, ids = _label_ids(spec, train, seen)
-    train_ids = _class_ids(train, seen[0], ids)
-    _check_classes(train.where, train_ids, labels)
+    labels, found = _classified(spec, train, dev) if spec.answer is None else _unclassified(train, dev)
+    train_ids = found[0]
     if dev is None:
         train_rows, dev_rows = _split(train, train_ids, labels, spec)
         dev, dev_ids = train, train_ids
         share = f"{len(dev_rows)} examples of train set aside, as there is no dev split (seed {spec.seed})"
     else:
-        dev_ids = _class_ids(dev, seen[1], ids)
+        dev_ids = found[1]
         train_rows, dev_rows, share = np.arange(train.size), np.arange(dev.size), dev.where
     kept = _cap("max_train", spec.max_train, train_ids, train_rows, spec.seed, 1)
     kept_dev = _cap("max_dev", spec.max_dev, dev_ids, dev_rows, spec.seed, 2)
@@ -129,12 +157,28 @@ def _load(name: str, spec: TaskSpec, folder: Path) -> Task:
         metric=spec.metric,
         source=f"train: {train.where}{_of(kept, train_rows)}; dev: {share}{_of(kept_dev, dev_rows)}"
         + _in_both(*examples),
+        max_new_tokens=spec.max_new_tokens,
     )
+
+
+def _classified(spec: TaskSpec, train: Table, dev: Table | None) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """The label names, and the class ids of each table."""
+    tables = [table for table in (train, dev) if table is not None]
+    seen = [_raw_labels(table, spec.label) for table in tables]
+    labels, ids = _label_ids(spec, train, seen)
+    train_ids = _class_ids(train, seen[0], ids)
+    _check_classes(train.where, train_ids, labels)
+    return labels, [train_ids, *(_class_ids(dev, values, ids) for values in seen[1:] if dev is not None)]
+
+
+def _unclassified(train: Table, dev: Table | None) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """No label names, and class -1 for each row: samples are drawn as from one class."""
+    return (), [np.full(table.size, NO_CLASS) for table in (train, dev) if table is not None]
 
 
 def _tables(spec: TaskSpec, folder: Path) -> tuple[Table, Table | None]:
     """The splits as they were found; None where the dev split is to be taken from train."""
-    fields = (*spec.texts, spec.label)
+    fields = (*spec.texts, spec.gold)
     named = [name for name in (spec.train, spec.dev) if name is not None]
     file = next((name for name in named if is_file_name(name)), None)
     if file is not None and spec.given:
@@ -263,9 +307,11 @@ def _split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of train and of the dev split taken from it; each class is in both."""
     fraction = DEV_FRACTION if spec.dev_fraction is None else spec.dev_fraction
-    count = max(len(labels), round(fraction * len(ids)))
+    count = max(len(labels), 1, round(fraction * len(ids)))
     dev = stratified(ids, count, np.random.default_rng([spec.seed, 0]))
     train = np.setdiff1d(np.arange(len(ids)), dev)
+    if len(train) == 0:
+        raise TaskError(f"{table.where}: too few examples to set a dev split aside ({len(ids)}); give dev")
     for label, name in enumerate(labels):
         if not (ids[train] == label).any():
             found = f"{(ids == label).sum()} of {name!r}"
@@ -304,7 +350,29 @@ def _examples(table: Table, spec: TaskSpec, rows: np.ndarray, ids: np.ndarray) -
         for row, value in zip(rows.tolist(), columns[-1], strict=True):
             _check_text(table, row, field, value)
     pairs = columns[1] if len(columns) == 2 else [None] * len(rows)
-    return tuple(Example(*row) for row in zip(columns[0], pairs, ids[rows].tolist(), strict=True))
+    answers = [()] * len(rows) if spec.answer is None else _answers(table, spec.answer, rows.tolist())
+    found = zip(columns[0], pairs, ids[rows].tolist(), answers, strict=True)
+    return tuple(Example(*row) for row in found)
+
+
+def _answers(table: Table, field: str, rows: list[int]) -> list[tuple[str, ...]]:
+    """The references of each row: a text, a list of texts, or {"text": ...} as in SQuAD; each text once."""
+    answers = []
+    for row, value in zip(rows, table.column(field, rows), strict=True):
+        texts = value.get("text") if isinstance(value, dict) else value
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, list | tuple):
+            found = f"{value!r:.40}"
+            raise TaskError(
+                f"{table.at(row)}: the field {field!r} holds {found}, not a text or a list of them"
+            )
+        for text in texts:
+            _check_text(table, row, field, text)
+        known = tuple(dict.fromkeys(text for text in texts if text.strip()))
+        if not known:
+            raise TaskError(f"{table.at(row)}: no answer in the field {field!r}; leave such rows out")
+        answers.append(known)
+    return answers
 
 
 def _check_text(table: Table, row: int, field: str, value: object) -> None:

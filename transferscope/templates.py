@@ -30,6 +30,8 @@ class Batch:
     """Texts as right-padded token rows: ids, mask (1 = text) and types (or None), each [B, T] int64.
 
     ``labels`` [B] int64 are class ids; ``index`` are the positions of the examples in their split.
+    ``targets`` [B, Tt] int64 are the tokens to be written, -100 behind their end; None where the label is a
+    class.
     """
 
     ids: Tensor
@@ -37,6 +39,7 @@ class Batch:
     types: Tensor | None
     labels: Tensor
     index: tuple[int, ...]
+    targets: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,30 @@ def _after_text(prompts: Tensor, text: Tensor, mask: Tensor, types: Tensor | Non
     # nothing.
     size, rows = prompts.shape[:2]
     lengths = mask.sum(dim=1)
-    key = torch.cat([2 * (1 - mask), mask.new_ones(size, rows)], dim=1)  # text 0, prompt 1, padding 2
-    order = torch.sort(key, dim=1, stable=True).indices  # [B, T + P]
-    joined = torch.cat([text, prompts], dim=1)
-    embeds = joined.gather(1, order.unsqueeze(-1).expand(-1, -1, joined.shape[-1]))
-    full = torch.cat([mask, mask.new_ones(size, rows)], dim=1).gather(1, order)
+    order, embeds, full = _joined(text, mask, prompts, mask.new_ones(size, rows))
     kinds = None if types is None else torch.cat([types, types.new_zeros(size, rows)], dim=1).gather(1, order)
     index = lengths.unsqueeze(1) + torch.arange(rows, device=mask.device)  # [B, P]
     return Placed(embeds, full, kinds, index, lengths + rows - 1)
+
+
+def follow(placed: Placed, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [B, R, E] (mask [B, R]) behind the last row of each example: embeds [B, Q + R, E], their mask.
+
+    So a causal model reads each example as if it stood alone, padding at its right.
+    """
+    _, embeds, full = _joined(placed.embeds, placed.mask, rows.to(placed.embeds.dtype), mask)
+    return embeds, full
+
+
+def _joined(
+    first: Tensor, first_mask: Tensor, second: Tensor, second_mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The order [B, Q + R] that moves all padding to the right, and the rows and their mask in it."""
+    key = torch.cat([2 * (1 - first_mask), 3 - 2 * second_mask], dim=1)  # first 0, second 1, padding 2 and 3
+    order = torch.sort(key, dim=1, stable=True).indices
+    joined = torch.cat([first, second], dim=1)
+    embeds = joined.gather(1, order.unsqueeze(-1).expand(-1, -1, joined.shape[-1]))
+    return order, embeds, torch.cat([first_mask, second_mask], dim=1).gather(1, order)
 
 
 def probed(template: str, kind: str, rows: str) -> str:

@@ -17,8 +17,10 @@ from transferscope.attachment import Attached, Readout
 from transferscope.encoding import Encoded, collate, encode
 from transferscope.errors import InputError, StoreError, TemplateError, suggest
 from transferscope.evaluation import evaluate
+from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone
 from transferscope.prompts import Head, SoftPrompt
+from transferscope.readouts import AnyReadout, head_words, readout_for
 from transferscope.settings import TuningSettings
 from transferscope.tasks import Task
 
@@ -29,12 +31,16 @@ CHUNK = 16  # batches sorted by length together: little padding, and still an or
 
 @dataclass(frozen=True)
 class Setup:
-    """What tuning works on: the head that is read, the encoded splits, and how labels are scored."""
+    """What tuning works on: the head that is read, the encoded splits, and how labels are scored.
+
+    ``readout`` is None for a classifier, whose layer is tuned with the prompt.
+    """
 
     template: str
     head: str
     classes: int
     word_ids: tuple[int, ...]
+    readout: AnyReadout | None
     fit: Encoded
     validation: Encoded
     dev: Encoded
@@ -61,30 +67,25 @@ def prepare(
     template = templates.check(template or templates.DEFAULTS[kind], kind)
     if head not in templates.HEADS:
         raise TemplateError(f"unknown head {head!r}. {suggest(head, templates.HEADS)}")
-    word_ids = head_words(backbone, task) if head == "verbalizer" else ()
+    fixed = head == "verbalizer" or task.kind == "generation"  # nothing is tuned but the prompt
+    readout = readout_for(backbone, task, head) if fixed else None
+    word_ids = head_words(backbone, task) if fixed else ()
+    find_metric(task.metric).require()
     rows = settings.rows + (template == "mask-first")
-    train = encode(backbone, task.train, prompt_rows=rows, max_length=max_length)
-    dev = encode(backbone, task.dev, prompt_rows=rows, max_length=max_length)
+    train, dev = (
+        encode(backbone, split, prompt_rows=rows, max_length=max_length, max_new_tokens=task.max_new_tokens)
+        for split in (task.train, task.dev)
+    )
     fit, held = hold_out(train.labels, settings.validation, seed)
-    fitted, validation = train.take(fit), train.take(held)
-    return Setup(template, head, task.classes, word_ids, fitted, validation, dev, task.metric, token_budget)
-
-
-def head_words(backbone: Backbone, task: Task) -> tuple[int, ...]:
-    """The label word ids of a task on a backbone. Raises TemplateError where either has none."""
-    if not backbone.has_lm_head:
-        raise TemplateError(
-            f"{backbone.name!r} has no language-model head, so no verbalizer: use head: classifier"
-        )
-    if task.words is None:
-        raise TemplateError(
-            f"task {task.name!r} has no label words ('words'): give one a class, or use head: classifier"
-        )
-    return tuple(templates.label_word_ids(backbone.tokenizer, task.words, task.labels, task.name))
+    splits = (train.take(fit), train.take(held), dev)
+    return Setup(template, head, task.classes, word_ids, readout, *splits, task.metric, token_budget)
 
 
 def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (rest, held out): ``share`` of each class, at least one and never all, drawn with a seed."""
+    """Positions (rest, held out): ``share`` of each class, at least one and never all, drawn with a seed.
+
+    Examples without a class (-1, of a generation task) count as of one.
+    """
     rng = np.random.default_rng(seed)
     held: list[int] = []
     for label in np.unique(labels):
@@ -120,6 +121,8 @@ def tune(
     ``values`` and ``losses`` of the evaluations. With a ``folder``, the state is written there at each
     evaluation and a later call with the same inputs goes on from it. The same seed on the same machine gives
     the same prompt, interrupted or not.
+
+    A generation task is tuned on the cross-entropy of its targets' tokens and scored on what it writes.
 
     Source: Su et al., NAACL 2022; Wang et al., EMNLP 2022: both tune on cross-entropy over the label words.
     """
@@ -190,9 +193,9 @@ class _Run:
         self.curve: list[tuple[int, float, float | None]] = []
         self.order = self._batches()
 
-    def _head(self, init: SoftPrompt | None) -> tuple[Readout, list[Tensor]]:
-        if self.setup.head == "verbalizer":
-            return attachment.verbalizer(self.backbone, self.setup.word_ids), []
+    def _head(self, init: SoftPrompt | None) -> tuple[AnyReadout, list[Tensor]]:
+        if self.setup.readout is not None:
+            return self.setup.readout, []
         classes, device = self.setup.classes, self.backbone.device
         weight = torch.zeros(classes, self.backbone.hidden_size, device=device)
         bias = torch.zeros(classes, device=device)
@@ -360,12 +363,14 @@ class _Run:
                 "attention_heads": int(getattr(self.backbone.model.config, "num_attention_heads", 1)),
                 "task_fingerprint": task.fingerprint,
                 "task_type": task.type,
+                "task_kind": task.kind,
                 "words": list(task.words) if task.words and self.setup.head == "verbalizer" else None,
                 "settings": self.settings.model_dump(),
                 "steps": self.step,
                 "best_step": self.best_step,
                 "curve": self._curve(),
                 "truncated_texts": truncated,
+                "truncated_targets": self.setup.fit.truncated_targets + self.setup.dev.truncated_targets,
                 "max_text_tokens": self.setup.fit.limit,
                 "scores": {
                     "metric": self.setup.metric,

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from transferscope import store
-from transferscope.errors import InputError, PromptError, StudyError, TaskError, TemplateError, suggest
+from transferscope.errors import InputError, PromptError, StudyError, TaskError, suggest
+from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone, load_backbone
 from transferscope.prompts import RECORD, SoftPrompt, find_prompts, load_prompt, save_prompt
+from transferscope.readouts import head_words
 from transferscope.settings import StudySettings, TuningSettings
 from transferscope.tasks import Task, load_task
-from transferscope.tuning import head_words, tune
+from transferscope.tuning import tune
 
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int, str], None]
@@ -191,9 +193,10 @@ class Workspace:
         if not new:
             return prompt
         scores = prompt.provenance["scores"]
+        blind = "majority class" if task.kind == "classification" else "one answer for all"
         self.report(
             f"tuned {name} seed {seed}: {scores['metric']} {scores['dev']:.3f} "
-            f"(majority class {scores['majority']:.3f})"
+            f"({blind} {scores['majority']:.3f})"
         )
         if cut := prompt.provenance["truncated_texts"]:
             limit, texts = prompt.provenance["max_text_tokens"], len(task.train) + len(task.dev)
@@ -223,9 +226,10 @@ class Workspace:
                     for s in self.settings.seeds
                     if not (self.study.prompt_folder(name, s) / RECORD).is_file()
                 ]
-                if untuned and self.settings.head == "verbalizer":
+                find_metric(task.metric).require()
+                if untuned and (self.settings.head == "verbalizer" or task.kind == "generation"):
                     head_words(self.backbone, task)
-            except (TaskError, TemplateError) as error:
+            except InputError as error:
                 problems.append(error)
         if problems:
             raise type(problems[0])("\n".join(map(str, problems)))

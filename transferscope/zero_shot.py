@@ -1,4 +1,4 @@
-"""The zero-shot protocol: a source's prompt, unchanged, on a target with the target's own label words."""
+"""The zero-shot protocol: a source's prompt, unchanged, on a target, read as the target is read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from transferscope.evaluation import Evaluation, Prepared, evaluate, prepared
 from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone
 from transferscope.prompts import SoftPrompt
+from transferscope.readouts import readout_for
 from transferscope.tasks import Task
-from transferscope.templates import label_word_ids
 
 
 class ZeroShot:
@@ -28,16 +28,15 @@ class ZeroShot:
         max_length: int | None = None,
         token_budget: int = 8192,
     ) -> None:
-        """Raises InputError: the target has no label words; BackboneError: no language-model head."""
-        if target.words is None:
+        """Raises InputError: no label words, no head to read them with, a backbone that cannot write."""
+        if target.kind == "classification" and target.words is None:
             raise InputError(
                 f"task {target.name!r} has no label words: zero-shot transfer needs a verbalizer head "
                 "(the linear-probe protocol works without)"
             )
         self.backbone, self.target = backbone, target
         self.max_length, self.token_budget = max_length, token_budget
-        words = label_word_ids(backbone.tokenizer, target.words, target.labels, target.name)
-        self.readout = attachment.verbalizer(backbone, words)
+        self.readout = readout_for(backbone, target)
         self._encoded: dict[int | None, Encoded] = {}
         self._prepared: dict[int, Prepared] = {}
 
@@ -54,14 +53,18 @@ class ZeroShot:
             attached, self.readout, data, metric=self.target.metric, token_budget=self.token_budget
         )
         known = find_metric(self.target.metric)
-        return known.statistics(data.labels, found.predictions, self.target.classes)
+        return known.statistics(data.gold, found.predictions, self.target.classes or None)
 
     def encoded(self, rows: int) -> Encoded:
         """The dev split as token ids; again only where prompts of other lengths leave other room."""
         limit = room(self.backbone, rows, self.max_length)
         if limit not in self._encoded:
             self._encoded[limit] = encode(
-                self.backbone, self.target.dev, prompt_rows=rows, max_length=self.max_length
+                self.backbone,
+                self.target.dev,
+                prompt_rows=rows,
+                max_length=self.max_length,
+                max_new_tokens=self.target.max_new_tokens,
             )
         return self._encoded[limit]
 
