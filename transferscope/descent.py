@@ -1,0 +1,98 @@
+"""Training a projector's layers by gradient: AdamW, warm-up and decay, the best checkpoint, an early stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transferscope.errors import InputError
+from transferscope.projector import ProjectorSettings, Space, forward, initial_layers
+
+Progress = Callable[[int, int, str], None]
+WARMUP = 0.06  # share of the steps, as in prompt tuning
+INPUTS = 64  # up to so many inputs of a layer, its learning rate is the one given
+
+
+class Descent:
+    """One training: the layers, their optimiser, and what they make of prompts now."""
+
+    def __init__(
+        self,
+        settings: ProjectorSettings,
+        spaces: tuple[Space, Space],
+        statistics: Mapping[str, np.ndarray],
+        device: torch.device,
+    ) -> None:
+        self.settings, self.target, self.device = settings, spaces[1], device
+        fixed = {name: torch.from_numpy(array).to(device) for name, array in statistics.items()}
+        layers = initial_layers(settings, *spaces)
+        self.layers = {name: layer.to(device).requires_grad_(True) for name, layer in layers.items()}
+        self.tensors = self.layers | fixed
+        # AdamW moves each weight alike, and an output by as many weights as there are inputs.
+        rate = settings.learning_rate
+        groups = [
+            {"params": [layer], "lr": rate * (min(1.0, INPUTS / len(layer)) if layer.ndim == 2 else 1.0)}
+            for layer in self.layers.values()
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+
+    def project(self, rows: Tensor) -> Tensor:
+        """Rows [..., P, E] as the layers have them now, [..., P', E']."""
+        return forward(self.settings, self.target, self.tensors, rows)
+
+    def run(
+        self,
+        loss: Callable[[int], Tensor],
+        score: Callable[[], tuple[float, float]],
+        progress: Progress | None = None,
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Minimise ``loss(step)``; keep the layers with the best ``score()``: (value, loss), value first.
+
+        Returns the layers (float32) and how it went: steps, best_step, value, loss and ``history``, a list of
+        [step, value, loss] from before the first step on. Raises InputError where no loss was finite.
+        """
+        settings = self.settings
+        best, best_step, misses = (-math.inf, -math.inf), 0, 0
+        kept: dict[str, np.ndarray] = {}
+        history: list[list[float]] = []
+        for step in range(settings.steps + 1):
+            if step % settings.evaluate_every == 0 or step == settings.steps:
+                value, held = score()
+                history.append([step, value, held])
+                misses += 1
+                if math.isfinite(held) and (value, -held) > best:
+                    best, best_step, misses = (value, -held), step, 0
+                    kept = {name: _array(layer) for name, layer in self.layers.items()}
+                if step == settings.steps or misses >= (settings.patience or math.inf):
+                    break
+            self._update(loss(step), step)
+            if progress is not None:
+                progress(step + 1, settings.steps, f"projector {best[0]:.3f}")
+        if not kept:
+            raise InputError(
+                f"the projector diverged: no evaluation in {step} steps had a finite loss; use a learning "
+                f"rate below {settings.learning_rate}"
+            )
+        went = {"steps": step, "best_step": best_step, "value": best[0], "loss": -best[1]}
+        return kept, went | {"history": history}
+
+    def _update(self, loss: Tensor, step: int) -> None:
+        steps = self.settings.steps
+        warmup = max(1, round(WARMUP * steps))
+        scale = (step + 1) / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * scale
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.layers.values(), self.settings.clip)
+        self.optimizer.step()
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy().copy()
