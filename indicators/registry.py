@@ -1,7 +1,9 @@
 """The registry: one frozen record per indicator holds all that code, tests and documentation ask about it.
 
-Calling convention: for each need in order, the source's array, then the target's; options are keyword-only.
-One need: `function(source, target)`. Two needs: `function(source_a, target_a, source_b, target_b)`.
+Two calling conventions; options are keyword-only. "pair": for each need in order, the source's array, then
+the target's: `function(source, target)`, with two needs `function(source_a, target_a, source_b, target_b)`.
+"score": the needs in order, once, since they are of the target's data under the source's prompt:
+`function(features, labels)`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import numpy as np
 from indicators.inputs import Float, InvalidInput
 
 F = TypeVar("F", bound=Callable[..., float])
+Scale = Literal["each", "both", "distance", "value", "none"]
+Convention = Literal["pair", "score"]
 
 
 class UnknownIndicator(ValueError):
@@ -50,8 +54,10 @@ class Indicator:
     requires_equal_rows: bool
     # "free": the rows of each side may be reordered alone; "aligned": only together; "ordered": not at all.
     rows: Literal["free", "aligned", "ordered"]
-    # A positive factor on "each" side alone, or on "both", changes nothing; "distance": on 1/value - 1.
-    scale: Literal["each", "both", "distance"]
+    # A positive factor on "each" side alone, or on "both", changes nothing; "distance": on 1/value - 1;
+    # "value": the value is multiplied by it; "none": it may change everything.
+    scale: Scale
+    convention: Convention = "pair"
     pairwise: Callable[..., Float] | None = None
     template: str | None = None
     example: str | None = None
@@ -59,8 +65,11 @@ class Indicator:
     accepts: Callable[..., bool] | None = None
 
     def value(self, source: Any, target: Any, **options: Any) -> float:
-        """The raw value of one pair. A task is its array, or a tuple in the order of several `needs`."""
-        if len(self.needs) == 1:
+        """The raw value of one pair. A task is its array, or a tuple in the order of several `needs`.
+
+        Of a "score", `source` and `target` are what the two needs name (features and labels, say).
+        """
+        if self.convention == "score" or len(self.needs) == 1:
             return self.function(source, target, **options)
         self.check_tasks([source], [target])
         return self.function(
@@ -94,7 +103,8 @@ def indicator(
     source: str,
     requires_equal_rows: bool,
     rows: Literal["free", "aligned", "ordered"],
-    scale: Literal["each", "both", "distance"],
+    scale: Scale,
+    convention: Convention = "pair",
     family: str | None = None,
     higher_is_closer: bool = True,
     pairwise: Callable[..., Float] | None = None,
@@ -127,6 +137,7 @@ def indicator(
             requires_equal_rows=requires_equal_rows,
             rows=rows,
             scale=scale,
+            convention=convention,
             pairwise=pairwise,
             template=name if pattern else None,
             example=example,
@@ -180,13 +191,16 @@ def names(*, needs: str | Iterable[str] | None = None, symmetric: bool | None = 
 def matrix(name: str, sources: Sequence[Any], targets: Sequence[Any] | None = None, **options: Any) -> Float:
     """Raw values of all pairs, float64 [sources, targets]; without `targets` they are the sources.
 
-    A task is its array, or a tuple of arrays in the order of `needs` where an indicator needs several.
+    A task is its array, or a tuple of arrays in the order of `needs` where an indicator needs several. A
+    "score" has no such matrix (its input is of a pair): InvalidInput.
 
     >>> matrix("on", [[[1.0, -1.0]], [[2.0, 3.0]]]).round(3).tolist()
     [[1.0, 0.707], [0.707, 1.0]]
     """
     record = get(name)
     same = targets is None or targets is sources
+    if record.convention == "score":
+        raise InvalidInput(f"{name} is a score of one pair's {' and '.join(record.needs)}: call its function")
     columns = sources if targets is None else targets
     if not len(sources) or not len(columns):
         return np.zeros((len(sources), len(columns)))
@@ -226,6 +240,7 @@ def _documentation(record: Indicator) -> str:
     low, high = record.bounds
     direction = "larger" if record.higher_is_closer else "smaller"
     symmetry = "symmetric" if record.symmetric else "not symmetric"
+    symmetry = "of a source on a target" if record.convention == "score" else symmetry
     return (
         f"{cleandoc(record.function.__doc__ or '')}\n\n"
         f"Formula: {record.formula}.\n"
