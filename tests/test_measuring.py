@@ -322,3 +322,22 @@ def test_the_order_is_the_study_s(finished: Path) -> None:
     assert turned.sources == turned.targets == ("pets", "food", "films")
     assert turned.value("pets", "films") == matrix.value("pets", "films")
     assert isinstance(open_study(finished), Pipeline)
+
+
+def test_given_prompts_are_never_tuned_over(study: Path) -> None:
+    settings = yaml.safe_load((study / "study.yaml").read_text())
+    settings["tasks"]["films"]["prompts"] = "prompts/films"  # where an import puts them
+    store.write_text(study / "study.yaml", yaml.safe_dump(settings))
+    before = contents(study / "prompts")
+    open_study(study).compare_starts("films", ["food"], learning_rates=[0.02], with_random=False)
+    assert contents(study / "prompts") == before
+    assert (study / "init" / "films" / "all" / "scratch" / "0.02" / "0").is_dir()
+
+
+def test_stale_cells_stay_out_of_the_table_whoever_writes_it(study: Path) -> None:
+    stored = cells.TargetCells(store.Study(study), "zero-shot", "films", {})
+    assert stored.changed  # other inputs than those of the study: as if the model had changed
+    stored.add(transfer.Cell("pets", 0, "accuracy", 0.123, prompt="another"))
+    open_study(study).compare_starts("films", ["pets"], learning_rates=[0.01], with_random=False)
+    rows = cells.read_table(store.Study(study))
+    assert not any(row["value"] == 0.123 for row in rows)

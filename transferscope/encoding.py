@@ -91,18 +91,20 @@ def encode(
         [example.pair or "" for example in examples] if any(e.pair is not None for e in examples) else None
     )
     with_types = "token_type_ids" in tokenizer.model_input_names
-    if limit is None:
-        cut = full = tokenizer(texts, pairs, return_token_type_ids=with_types, verbose=False)
-    else:
-        full = tokenizer(
-            texts, pairs, return_token_type_ids=False, return_attention_mask=False, verbose=False
-        )
-        cut = tokenizer(texts, pairs, return_token_type_ids=with_types, truncation=True, max_length=limit)
-    truncated = 0 if limit is None else sum(len(ids) > limit for ids in full["input_ids"])
-    ids = tuple(np.array(row, dtype=np.int64) for row in cut["input_ids"])
-    types = tuple(np.array(row, dtype=np.int64) for row in cut["token_type_ids"]) if with_types else None
+    options = {"return_token_type_ids": with_types, "return_attention_mask": False, "verbose": False}
+    full = tokenizer(texts, pairs, **options)
+    ids = [np.array(row, dtype=np.int64) for row in full["input_ids"]]
+    types = [np.array(row, dtype=np.int64) for row in full["token_type_ids"]] if with_types else None
+    long = [] if limit is None else [i for i, row in enumerate(ids) if len(row) > limit]
+    if long:  # these alone are tokenised again, so that the tokenizer decides what is cut
+        few = [texts[i] for i in long], None if pairs is None else [pairs[i] for i in long]
+        cut = tokenizer(*few, truncation=True, max_length=limit, **options)
+        for place, i in enumerate(long):
+            ids[i] = np.array(cut["input_ids"][place], dtype=np.int64)
+            if types is not None:
+                types[i] = np.array(cut["token_type_ids"][place], dtype=np.int64)
     labels = np.array([example.label for example in examples], dtype=np.int64)
-    encoded = Encoded(ids, types, labels, truncated, limit)
+    encoded = Encoded(tuple(ids), None if types is None else tuple(types), labels, len(long), limit)
     if not written or max_new_tokens is None:
         return encoded
     return _with_targets(backbone, encoded, [example.references for example in examples], max_new_tokens)

@@ -51,7 +51,7 @@ def measure(
         # A target's own prompt is what the others are relative to.
         wanted = {source: prompts[source] for source in dict.fromkeys([*named, name]) if source in prompts}
         measure_column(workspace, name, wanted, chosen, before=before, columns=len(tasks))
-    rows = write_table(workspace, prompts)
+    rows = write_table(workspace)
     kept = [
         row
         for row in rows
@@ -128,10 +128,13 @@ def _options(workspace: Workspace, protocol: str) -> dict[str, Any]:
     return {"probe": settings.probe, "examples": settings.probe_examples}
 
 
-def write_table(workspace: Workspace, prompts: Prompts) -> list[dict[str, Any]]:
-    """transfer.csv from the cells, without those of tasks or prompts that the study no longer has."""
+def write_table(workspace: Workspace) -> list[dict[str, Any]]:
+    """transfer.csv from the cells, without those of tasks or prompts that the study no longer has.
+
+    Cells of prompts that were not read in this run are taken for current.
+    """
     tasks = workspace.settings.tasks
-    known = {name: {p.fingerprint for p in several} for name, several in prompts.items()}
+    known = {name: {p.fingerprint for p in several} for name, several in workspace.loaded.items()}
     draws = workspace.settings.transfer.random_draws
 
     def current(protocol: str, target: str, cell: Cell) -> bool:
@@ -225,8 +228,9 @@ def run_folder(
 ) -> Path:
     """Where a run lies: ``init/...``, or the study's own prompt if that is what the run is."""
     study = workspace.settings
-    own = start == initialisation.SCRATCH and shots is None and tuning == study.tuning and seed in study.seeds
-    if own:
+    plain = start == initialisation.SCRATCH and shots is None and tuning == study.tuning
+    # Prompts that are given are never tuned over.
+    if plain and seed in study.seeds and study.tasks[target].prompts is None:
         return workspace.study.prompt_folder(target, seed)
     rate = f"{tuning.learning_rate:g}"
     name = store.checked_name(start)
@@ -261,4 +265,4 @@ def record_starts(workspace: Workspace, comparison: InitComparison) -> None:
         stored = TargetCells(workspace.study, transfer.INIT, comparison.target, {})
         for row in initialisation.as_rows(comparison):
             stored.add(Cell(row["source"], row["seed"], row["metric"], row["value"]))
-        cells.write_table(workspace.study)
+        write_table(workspace)

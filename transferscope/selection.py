@@ -31,7 +31,7 @@ def measure_first(workspace: Workspace, found: Ranking, measure: int, protocol: 
         if stored.get(name, prompt.seed, prompt.fingerprint) is None
     ]
     cells = measuring.measure_column(workspace, found.target, prompts, chosen, with_controls=False)
-    measuring.write_table(workspace, workspace.tune([*names, found.target]))
+    measuring.write_table(workspace)
     values = {name: float(np.mean([c.value for c in cells if c.source == name])) for name in names}
     examples = len(workspace.task(found.target).dev)
     return ordering.remeasured(

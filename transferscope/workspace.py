@@ -104,6 +104,11 @@ class Workspace:
                 raise StudyError(f"the study has no task {name!r}. {suggest(name, self.settings.tasks)}")
         return list(dict.fromkeys(names))
 
+    @property
+    def loaded(self) -> dict[str, tuple[SoftPrompt, ...]]:
+        """The prompts that were tuned or read until now."""
+        return dict(self._prompts)
+
     def task(self, name: str) -> Task:
         """One task of the study, read when first needed. Raises StudyError, TaskError."""
         self.chosen([name])
