@@ -1,6 +1,7 @@
 """What an indicator accepts: arrays are checked once here, with errors that name shapes and places.
 
-Letters: P prompt rows, D hidden size, L layers, N neurons a layer, C one-vs-rest subtasks.
+Letters: P prompt rows, D hidden size, L layers, N neurons a layer, C one-vs-rest subtasks, S examples, A
+anchors.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class InvalidInput(ValueError):
 def prompts(items: Sequence[ArrayLike], side: str) -> list[Float]:
     """Each prompt as float64 [P, D]; `side` ("source", "target") is how errors call it."""
     return [
-        np.asarray(_numbers(item, _label("prompt", side, i, items), "P, D", (2,)), float)
+        np.asarray(numbers(item, _label("prompt", side, i, items), "P, D", (2,)), float)
         for i, item in enumerate(items)
     ]
 
@@ -32,7 +33,7 @@ def prompts(items: Sequence[ArrayLike], side: str) -> list[Float]:
 def stimulations(items: Sequence[ArrayLike], side: str) -> list[Array]:
     """Each stimulation as it came, [L, N], of any real or boolean dtype."""
     return [
-        _numbers(item, _label("stimulation", side, i, items), "L, N", (2,)) for i, item in enumerate(items)
+        numbers(item, _label("stimulation", side, i, items), "L, N", (2,)) for i, item in enumerate(items)
     ]
 
 
@@ -43,8 +44,60 @@ def predictivities(items: Sequence[ArrayLike], side: str) -> list[Float]:
 
 def predictivity(item: ArrayLike, label: str = "predictivity") -> Float:
     """One predictivity as float64 [C, L, N]."""
-    array = np.asarray(_numbers(item, label, "L, N] or [C, L, N", (2, 3), nan=True), float)
+    array = np.asarray(numbers(item, label, "L, N] or [C, L, N", (2, 3), nan=True), float)
     return array if array.ndim == 3 else array[None]
+
+
+def tables(
+    items: Sequence[ArrayLike],
+    side: str,
+    what: str,
+    axes: str = "L, N",
+    *,
+    low: float = -np.inf,
+    high: float = np.inf,
+    dims: tuple[int, ...] = (2,),
+) -> list[Float]:
+    """Each array as float64 with the given number of axes; InvalidInput where an entry is not in [low, high].
+
+    `what` ("firing", "inputs", ...) and `axes` are how errors call it.
+    """
+    arrays = []
+    for i, item in enumerate(items):
+        label = _label(what, side, i, items)
+        array = np.asarray(_numbers(item, label, axes, dims), float)
+        outside = (array < low) | (array > high)
+        if outside.any():
+            place = tuple(int(j) for j in np.argwhere(outside)[0])
+            raise InvalidInput(f"{label} holds {array[place]} at {list(place)}: {_range(low, high)} are needed")
+        arrays.append(array)
+    return arrays
+
+
+def integers(item: ArrayLike, label: str, axes: str = "S") -> Array:
+    """A vector of whole numbers (class ids, token ids) as int64; other types, even whole floats, are refused."""
+    array = _numbers(item, label, axes, (1,))
+    if array.dtype.kind not in "iu":
+        raise InvalidInput(f"{label} holds {array.dtype}: integers are needed")
+    return array.astype(np.int64)
+
+
+def representations(items: Sequence[ArrayLike], side: str) -> list[Float]:
+    """Each representation as float64 [L, S, D]; [S, D] becomes L = 1."""
+    return [_representation(item, _label("representation", side, i, items)) for i, item in enumerate(items)]
+
+
+def anchors(items: Sequence[ArrayLike], side: str) -> list[Float]:
+    """The anchor embeddings of each prompt's model as float64 [A, D]."""
+    return [
+        np.asarray(_numbers(item, _label("anchors", side, i, items), "A, D", (2,)), float)
+        for i, item in enumerate(items)
+    ]
+
+
+def same_examples(sources: Sequence[Array], targets: Sequence[Array], what: str) -> None:
+    """InvalidInput unless all arrays [L, S, D] agree in L and S: the same inputs through the same layers."""
+    _same(sources, targets, what, slice(0, 2), "the layers L and the examples S of [L, S, D] must agree")
 
 
 def same_width(sources: Sequence[Array], targets: Sequence[Array], what: str) -> None:
@@ -63,7 +116,39 @@ def choice(value: str, option: str, allowed: tuple[str, ...]) -> None:
         raise InvalidInput(f"{option}={value!r}: allowed are {', '.join(map(repr, allowed))}")
 
 
+def numbers(item: ArrayLike, label: str, axes: str, dims: tuple[int, ...], nan: bool = False) -> Array:
+    """A non-empty array of finite real numbers or booleans with one of `dims` axes; InvalidInput otherwise.
+
+    `label` and `axes` ("P, D") are how errors call it; `nan` allows NaN.
+    """
+    array = np.asarray(item)
+    if array.dtype.kind not in "fiub":
+        raise InvalidInput(f"{label} holds {array.dtype}: real numbers or booleans are needed")
+    if array.ndim not in dims or array.size == 0:
+        raise InvalidInput(f"{label} is {list(array.shape)}: a non-empty array [{axes}] is needed")
+    if array.dtype.kind != "f":
+        return array
+    bad = np.isinf(array) if nan else ~np.isfinite(array)
+    if bad.any():
+        place = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise InvalidInput(
+            f"{label} holds {array[place]} at {list(place)} ({int(bad.sum())} such values of {array.size})"
+        )
+    return array
+
+
+def _representation(item: ArrayLike, label: str) -> Float:
+    try:
+        array = np.asarray(item)
+    except ValueError as error:
+        raise InvalidInput(f"{label} has layers of different shapes: one array [L, S, D] is needed") from error
+    array = np.asarray(_numbers(array, label, "S, D] or [L, S, D", (2, 3)), float)
+    return array if array.ndim == 3 else array[None]
+
+
 def _same(sources: Sequence[Array], targets: Sequence[Array], what: str, axes: slice, rule: str) -> None:
+    if len({item.shape[axes] for side in (sources, targets) for item in side}) <= 1:
+        return
     for i, source in enumerate(sources):
         for j, target in enumerate(targets):
             if source.shape[axes] != target.shape[axes]:
@@ -78,16 +163,8 @@ def _label(what: str, side: str, index: int, items: Sequence[Any]) -> str:
     return f"{side} {what} {index}" if len(items) > 1 else f"{side} {what}"
 
 
-def _numbers(item: ArrayLike, label: str, axes: str, dims: tuple[int, ...], nan: bool = False) -> Array:
-    array = np.asarray(item)
-    if array.dtype.kind not in "fiub":
-        raise InvalidInput(f"{label} holds {array.dtype}: real numbers or booleans are needed")
-    if array.ndim not in dims or array.size == 0:
-        raise InvalidInput(f"{label} is {list(array.shape)}: a non-empty array [{axes}] is needed")
-    bad = np.isinf(array) if nan else ~np.isfinite(array)
-    if bad.any():
-        place = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise InvalidInput(
-            f"{label} holds {array[place]} at {list(place)} ({int(bad.sum())} such values of {array.size})"
-        )
-    return array
+_numbers = numbers
+
+
+def _range(low: float, high: float) -> str:
+    return f"numbers of at least {low:g}" if np.isinf(high) else f"numbers from {low:g} to {high:g}"

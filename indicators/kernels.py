@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from indicators.inputs import Array, Bool, Float
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 # float32 holds every integer up to here, so counts by a float32 matrix product are exact below it.
 EXACT_FLOAT32 = 2**24
+
+
+def both(
+    read: Callable[[Sequence[T], str], R], sources: Sequence[T], targets: Sequence[T]
+) -> tuple[R, R]:
+    """What `read(items, side)` makes of each side, once where both are the same: all pairs of one list.
+
+    The result is then the same list twice, which what follows can see, too.
+    """
+    left = read(sources, "source")
+    return left, left if targets is sources else read(targets, "target")
 
 
 def unit(rows: Float) -> Float:
@@ -34,7 +49,9 @@ def common(left: Array, right: Array) -> Float:
 
 def counts(sources: Sequence[Bool], targets: Sequence[Bool]) -> tuple[Float, Float, Float]:
     """|A and B| [S, T], |A| [S, 1] and |B| [1, T] of all pairs of sets."""
-    left, right = flat(sources), flat(targets)
+    left = flat(sources)
+    # One array with itself is half the work: BLAS then makes one triangle.
+    right = left if targets is sources else flat(targets)
     return common(left, right), _sizes(sources)[:, None], _sizes(targets)[None, :]
 
 

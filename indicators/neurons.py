@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from indicators.inputs import Array, ArrayLike, Float, InvalidInput, choice, same_shape, stimulations
-from indicators.kernels import counts, jaccard, ochiai, unit
+from indicators.kernels import both, counts, jaccard, ochiai, unit
 from indicators.predictivity import skill_mask
 from indicators.registry import indicator
 
@@ -56,7 +56,7 @@ def _on_layers_pairs(
         raise InvalidInput(
             f"layers {first}..{stop - 1} are asked for: the network has layers 0..{len(left[0]) - 1}"
         )
-    return ochiai(*_counts([item[first:stop] for item in left], [item[first:stop] for item in right]))
+    return ochiai(*_counts(*both(lambda items, _: [item[first:stop] for item in items], left, right)))
 
 
 @indicator(
@@ -170,13 +170,13 @@ def on_jaccard(source: ArrayLike, target: ArrayLike) -> float:
 
 
 def _checked(sources: Sequence[ArrayLike], targets: Sequence[ArrayLike]) -> tuple[list[Array], list[Array]]:
-    left, right = stimulations(sources, "source"), stimulations(targets, "target")
+    left, right = both(stimulations, sources, targets)
     same_shape(left, right, "stimulation")
     return left, right
 
 
 def _counts(sources: list[Array], targets: list[Array]) -> tuple[Float, Float, Float]:
-    return counts([item > 0 for item in sources], [item > 0 for item in targets])
+    return counts(*both(lambda items, _: [item > 0 for item in items], sources, targets))
 
 
 def _directions(items: list[Array], by: str) -> Float:

@@ -1,0 +1,55 @@
+"""The benchmarks run, and what they count does not depend on the clock."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_measuring_tokenises_once_and_runs_the_same_passes_as_plain_evaluations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = load("transfer")
+    backbone = bench.backbone_of(None, 1, 32)
+    passes: list[tuple[int, ...]] = []
+    forward = backbone.base.forward
+
+    def counting(*args: object, **options: object) -> object:
+        passes.append(tuple(options["inputs_embeds"].shape))  # type: ignore[attr-defined]
+        return forward(*args, **options)
+
+    monkeypatch.setattr(backbone.base, "forward", counting)
+    found = bench.compare(backbone, sources=3, examples=40, repeats=1)
+    assert found["tokenisations_per_measurement"] == 1
+    assert found["ratio"] > 0
+    # Turn by turn: the reference's passes, then ours, which have the same shapes in the same order.
+    turn = len(passes) // 4
+    assert turn % 3 == 0
+    assert passes[:turn] == passes[turn : 2 * turn] == passes[2 * turn : 3 * turn]
+
+
+def test_every_benchmark_is_in_the_readme() -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{path.name}`" in readme for path in FOLDER.glob("*.py"))
+
+
+def test_all_pairs_at_once_beat_the_loop() -> None:
+    bench = load("all_pairs")
+    for name in bench.BOUNDS:
+        row = bench.compare(name, 20)
+        assert (row["indicator"], row["neurons"]) == (name, 36_864)
+        assert 0 < row["ratio"] < 1
