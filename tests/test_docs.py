@@ -60,6 +60,11 @@ def test_study_files_that_are_shown_are_valid(text: str) -> None:
     assert settings.tasks["sst2"].dataset == "glue"
 
 
+def test_the_study_of_a_new_task_and_others_prompts_is_valid() -> None:
+    settings = parse_settings(yaml.safe_load(block(README, "yaml", "adapters/imdb")))
+    assert [name for name, spec in settings.tasks.items() if spec.has_data] == ["mine"]
+
+
 @pytest.mark.parametrize("field", StudySettings.model_fields)
 def test_every_field_of_a_study_is_documented(field: str) -> None:
     assert f"| `{field}` |" in STUDY_PAGE
