@@ -30,6 +30,7 @@ from transferscope.settings import RESERVED, read_settings
 from transferscope.signatures import Signature, extract, extract_without_data, load_signature, save_signature
 from transferscope.summary import StudySummary, TaskSummary
 from transferscope.transfer import TransferMatrix
+from transferscope.transfer_tables import TransferReport
 from transferscope.workspace import Progress, Report, Workspace
 
 STUDY_FILE = "study.yaml"
@@ -116,6 +117,16 @@ class Pipeline(Workspace):
         is interrupted.
         """
         return measuring.measure(self, protocol=protocol, targets=targets, sources=sources)
+
+    def report_transfer(
+        self,
+        protocol: str | None = None,
+        *,
+        targets: Sequence[str] | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> TransferReport:
+        """`measure`, with means by task type and what the numbers rest on."""
+        return TransferReport.of(self.measure(protocol, targets=targets, sources=sources), self.types)
 
     def compare_starts(
         self,

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,21 @@ def test_what_does_not_go_together_is_a_usage_error(study: Path) -> None:
         assert result.exit_code == 2
         assert hint in result.stderr
         assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("measure", "--protocol", "init", "--target", "films", "--source", "food"),
+        ("tune", "films", "--init-from", "food"),
+    ],
+    ids=["measure", "tune"],
+)
+def test_a_process_of_its_own_knows_how_to_show_starts(study: Path, arguments: tuple[str, ...]) -> None:
+    words = [sys.executable, "-m", "transferscope", *arguments, "--study", str(study)]
+    done = subprocess.run(
+        [*words, "--learning-rate", "0.02", "--format", "csv"],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {row["start"] for row in csv.DictReader(io.StringIO(done.stdout))} >= {"scratch", "food"}

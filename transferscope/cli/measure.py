@@ -62,7 +62,5 @@ def command(
         ]
         emit(found, format_, output)
         return
-    from transferscope.transfer_tables import TransferReport
-
-    matrix = pipeline.measure(protocol, targets=list(targets) or None, sources=list(sources) or None)
-    emit(TransferReport.of(matrix, pipeline.types), format_, output)
+    found = pipeline.report_transfer(protocol, targets=list(targets) or None, sources=list(sources) or None)
+    emit(found, format_, output)
