@@ -237,7 +237,7 @@ def test_starts_are_compared_at_their_own_learning_rates(study: Path) -> None:
     found = pipeline.compare_starts("films", ["food"])
     rates = {(run.start, run.learning_rate) for run in found.runs}
     assert rates == {
-        (start, factor * 0.02) for start in ("scratch", "food", "random") for factor in (0.25, 0.5, 1.0)
+        (start, factor * 0.02) for start in ("scratch", "food", "random") for factor in (0.25, 0.5, 1.0, 2.0)
     }
     assert {run.seed for run in found.runs} == {0, 1}
     food = next(start for start in found.starts if start.start == "food")

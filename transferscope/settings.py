@@ -64,7 +64,7 @@ class TransferSettings(Strict):
     random_draws: int = Field(3, ge=0, le=MAX_SEEDS)
     probe: Literal["ridge", "logistic"] = "ridge"
     probe_examples: int = Field(2000, ge=2)
-    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.25, 0.5, 1.0), min_length=1)
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.25, 0.5, 1.0, 2.0), min_length=1)
     tolerance: float = Field(0.01, ge=0)
 
 
