@@ -65,39 +65,33 @@ def tables(
     arrays = []
     for i, item in enumerate(items):
         label = _label(what, side, i, items)
-        array = np.asarray(_numbers(item, label, axes, dims), float)
+        array = np.asarray(numbers(item, label, axes, dims), float)
         outside = (array < low) | (array > high)
         if outside.any():
             place = tuple(int(j) for j in np.argwhere(outside)[0])
-            raise InvalidInput(f"{label} holds {array[place]} at {list(place)}: {_range(low, high)} are needed")
+            raise InvalidInput(
+                f"{label} holds {array[place]} at {list(place)}: {_range(low, high)} are needed"
+            )
         arrays.append(array)
     return arrays
 
 
 def integers(item: ArrayLike, label: str, axes: str = "S") -> Array:
-    """A vector of whole numbers (class ids, token ids) as int64; other types, even whole floats, are refused."""
-    array = _numbers(item, label, axes, (1,))
+    """A vector of whole numbers (class ids, token ids) as int64. InvalidInput for other types, floats too."""
+    array = numbers(item, label, axes, (1,))
     if array.dtype.kind not in "iu":
         raise InvalidInput(f"{label} holds {array.dtype}: integers are needed")
     return array.astype(np.int64)
 
 
-def representations(items: Sequence[ArrayLike], side: str) -> list[Float]:
-    """Each representation as float64 [L, S, D]; [S, D] becomes L = 1."""
-    return [_representation(item, _label("representation", side, i, items)) for i, item in enumerate(items)]
-
-
-def anchors(items: Sequence[ArrayLike], side: str) -> list[Float]:
-    """The anchor embeddings of each prompt's model as float64 [A, D]."""
-    return [
-        np.asarray(_numbers(item, _label("anchors", side, i, items), "A, D", (2,)), float)
-        for i, item in enumerate(items)
-    ]
-
-
 def same_examples(sources: Sequence[Array], targets: Sequence[Array], what: str) -> None:
     """InvalidInput unless all arrays [L, S, D] agree in L and S: the same inputs through the same layers."""
     _same(sources, targets, what, slice(0, 2), "the layers L and the examples S of [L, S, D] must agree")
+
+
+def same_layers(sources: Sequence[Array], targets: Sequence[Array], what: str) -> None:
+    """InvalidInput unless all arrays agree in their first axis."""
+    _same(sources, targets, what, slice(0, 1), "the layers must agree")
 
 
 def same_width(sources: Sequence[Array], targets: Sequence[Array], what: str) -> None:
@@ -135,15 +129,6 @@ def numbers(item: ArrayLike, label: str, axes: str, dims: tuple[int, ...], nan: 
             f"{label} holds {array[place]} at {list(place)} ({int(bad.sum())} such values of {array.size})"
         )
     return array
-
-
-def _representation(item: ArrayLike, label: str) -> Float:
-    try:
-        array = np.asarray(item)
-    except ValueError as error:
-        raise InvalidInput(f"{label} has layers of different shapes: one array [L, S, D] is needed") from error
-    array = np.asarray(_numbers(array, label, "S, D] or [L, S, D", (2, 3)), float)
-    return array if array.ndim == 3 else array[None]
 
 
 def _same(sources: Sequence[Array], targets: Sequence[Array], what: str, axes: slice, rule: str) -> None:

@@ -16,9 +16,7 @@ R = TypeVar("R")
 EXACT_FLOAT32 = 2**24
 
 
-def both(
-    read: Callable[[Sequence[T], str], R], sources: Sequence[T], targets: Sequence[T]
-) -> tuple[R, R]:
+def both(read: Callable[[Sequence[T], str], R], sources: Sequence[T], targets: Sequence[T]) -> tuple[R, R]:
     """What `read(items, side)` makes of each side, once where both are the same: all pairs of one list.
 
     The result is then the same list twice, which what follows can see, too.

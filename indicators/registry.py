@@ -67,9 +67,11 @@ class Indicator:
     def value(self, source: Any, target: Any, **options: Any) -> float:
         """The raw value of one pair. A task is its array, or a tuple in the order of several `needs`.
 
-        Of a "score", `source` and `target` are what the two needs name (features and labels, say).
+        Of a "score", `source` and `target` are what the needs name (features and labels, say).
         """
-        if self.convention == "score" or len(self.needs) == 1:
+        if self.convention == "score":
+            return self.function(*(source, target)[: len(self.needs)], **options)
+        if len(self.needs) == 1:
             return self.function(source, target, **options)
         self.check_tasks([source], [target])
         return self.function(

@@ -12,6 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from tests.reference_distances import DISTANCES
+from tests.reference_representations import REPRESENTATIONS
+from tests.reference_scores import SCORES
+
 Vector = Sequence[float]
 Rows = Sequence[Vector]
 
@@ -301,4 +305,7 @@ REFERENCE: dict[str, Callable[..., float]] = {
     "update_cosine": update_cosine,
     "update_euclidean": update_euclidean,
     "update_subspace": update_subspace,
+    **REPRESENTATIONS,
+    **DISTANCES,
+    **SCORES,
 }

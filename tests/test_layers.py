@@ -213,8 +213,10 @@ def third_parties(package: str) -> list[tuple[str, Import]]:
 
 def test_indicators_are_numbers_alone() -> None:
     allowed = {"numpy", "scipy", "sklearn"}
-    others = [(m, i) for m, i in third_parties("indicators") if i.module.split(".")[0] not in allowed]
-    assert others == []
+    found = third_parties("indicators")
+    others = [(m, i) for m, i in found if i.module.split(".")[0] not in allowed]
+    # The solvers of optimal transport are an extra, asked for where they are used.
+    assert [(m, i) for m, i in others if i.module.split(".")[0] != "ot" or i.at_import] == []
 
 
 def test_the_command_line_has_nothing_numerical() -> None:

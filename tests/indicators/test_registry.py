@@ -78,7 +78,7 @@ def test_every_indicator_is_documented_and_has_a_loop(record: Indicator) -> None
         "Formula: ",
         "Range [",
         "means closer",
-        "symmetric",
+        "of a source on a target" if record.convention == "score" else "symmetric",
         "by chance",
         "Degenerate: ",
         "Source: ",
@@ -95,7 +95,9 @@ def test_every_indicator_is_documented_and_has_a_loop(record: Indicator) -> None
 def test_options_are_keyword_only_and_sources_come_first(record: Indicator) -> None:
     signature = inspect.signature(record.function)
     positional = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    if len(record.needs) == 1:
+    if record.convention == "score":
+        assert positional == list(record.needs)
+    elif len(record.needs) == 1:
         assert positional == ["source", "target"]
     else:
         assert positional == [f"{side}_{need}" for need in record.needs for side in ("source", "target")]
@@ -150,14 +152,32 @@ def test_names_by_what_is_at_hand() -> None:
     assert "skill_on" not in indicators.names(needs="predictivity")
     assert "skill_on" in indicators.names(needs=["stimulation", "predictivity"])
     assert indicators.names(needs=()) == ()
-    assert set(indicators.names(symmetric=False)) == {"skill_on", "prompt_cosine_maxsim"}
+    scores = {record.name for record in RECORDS if record.convention == "score"}
+    assert "logme" in scores
+    assert set(indicators.names(symmetric=False)) - scores == {
+        "skill_on",
+        "prompt_cosine_maxsim",
+        "pwcca",
+        "task2vec_asymmetric",
+    }
     assert set(indicators.names(symmetric=True)) | set(indicators.names(symmetric=False)) == set(
         indicators.names()
     )
 
 
 def test_families() -> None:
-    assert {record.family for record in RECORDS} == {"prompt_space", "neurons", "updates"}
+    assert {record.family for record in RECORDS} == {
+        "distributions",
+        "label_scores",
+        "neuron_scores",
+        "neurons",
+        "prompt_space",
+        "representations",
+        "specificity",
+        "task_embeddings",
+        "transport",
+        "updates",
+    }
 
 
 def test_a_name_is_not_given_twice() -> None:
@@ -198,7 +218,7 @@ def test_importing_is_light(tmp_path: Path) -> None:
 
 
 def test_the_package_stands_alone() -> None:
-    allowed = {"numpy", "scipy", "sklearn", "indicators"}
+    allowed = {"numpy", "scipy", "sklearn", "ot", "indicators"}
     forbidden = {"logging", "time", "datetime", "os", "pathlib", "io", "random"}
     for file in PACKAGE.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
