@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import indicators
-from indicators import Indicator, InvalidInput, UnknownIndicator
+from indicators import Indicator, InvalidInput
+from transferscope import needs
 from transferscope import prompts as soft_prompts
 from transferscope.adapters import Update, load_adapter
 from transferscope.errors import IndicatorInputError, InputError, PromptError, SignatureError, suggest
@@ -25,23 +26,15 @@ Floats = NDArray[np.float64]
 
 COLUMNS = ("indicator", "source", "target", "value")
 
-# Averaged over trials before the indicator is computed, as Wang et al. define predictivity; of all other
-# needs every pair of trials is compared and the values are averaged.
-POOLED = frozenset({"predictivity"})
+# Averaged over trials before the indicator is computed, as Wang et al. define predictivity, and as rates of
+# firing are; of all other needs every pair of trials is compared and the values are averaged.
+POOLED = frozenset({"predictivity", "firing"})
 
 # These read how strong a stimulation is. All others ask only whether a neuron is active, which in a gated FFN
 # is the gate's sign, not the value's.
 READ_STRENGTH = frozenset({"on_raw"})
 
-SUPPLIERS = {
-    "prompt": "`transferscope tune`, or a folder of PEFT prompts",
-    "update": "a folder of PEFT LoRA or IA3 adapters",
-    "stimulation": "`transferscope extract`",
-    "predictivity": "`transferscope extract` with the task's data (labelled train and dev splits)",
-    "features": "`transferscope extract` with the task's data (labelled train and dev splits)",
-}
-
-OF_CLASSES = frozenset({"predictivity", "features"})  # a generation task has none
+SUPPLIERS = needs.SUPPLIERS
 
 
 @dataclass(frozen=True)
@@ -241,26 +234,12 @@ def available(materials: Sequence[Material]) -> list[Indicator]:
 
 def find(name: str, materials: Sequence[Material]) -> Indicator:
     """The record of an indicator by name; IndicatorInputError if it is unknown or a need is missing."""
-    try:
-        record = indicators.get(name)
-    except UnknownIndicator as error:
-        raise IndicatorInputError(str(error)) from None
+    record = needs.record(name)
     for material in materials:
         missing = [need for need in record.needs if need not in material.inputs]
         if missing:
-            stages = "; ".join(_supplier(need, material) for need in missing)
-            raise IndicatorInputError(
-                f"the indicator {name!r} needs {' and '.join(record.needs)}, and {material.task!r} has no "
-                f"{' and no '.join(missing)}: {stages}"
-            )
+            raise needs.refuse(record, material.task, material.kind, missing)
     return record
-
-
-def _supplier(need: str, material: Material) -> str:
-    """Where what is missing comes from, or why there is none."""
-    if material.kind == "generation" and need in OF_CLASSES:
-        return f"{material.task!r} is a generation task, which has no classes, and {need} is of classes"
-    return f"{need} comes from {SUPPLIERS.get(need, 'elsewhere')}"
 
 
 def fits(record: Indicator, materials: Sequence[Material]) -> bool:

@@ -14,6 +14,7 @@ from transferscope import (
     correlation,
     measuring,
     ordering,
+    pairing,
     ranking,
     selection,
     store,
@@ -85,24 +86,32 @@ class Pipeline(Workspace):
         return [replace(one, type=types.get(one.task, one.type)) for one in found]
 
     def compare(self, names: Sequence[str] | None = None) -> list[IndicatorMatrix]:
-        """All pairs of tasks by these indicators (None: the study's, or all that can be computed)."""
-        if names is None and self._matrices is not None:
+        """All pairs of tasks by these indicators (None: the study's, or all that signatures are enough for).
+
+        Indicators that read targets' data under sources' prompts, or profiles of tasks, cost forward passes
+        and are computed by name alone.
+        """
+        # Asked for by name, on the spot: shown, but the table of the study stays what the study says.
+        if names:
+            return pairing.compare(self, names, self.materials)
+        if self._matrices is not None:
             return self._matrices
-        wanted = list(names or self.settings.indicators or []) or None
-        materials = self.materials()
-        matrices = comparison.compare_materials(materials, wanted)
+        wanted, materials = list(self.settings.indicators or []) or None, self.materials()
+        if wanted is None:
+            self._matrices = comparison.compare_materials(materials, None)
+        else:
+            self._matrices = pairing.compare(self, wanted, lambda: materials)
         file = self.study.path("indicators.csv")
         made_of: list[Any] = [self._inputs(signature) for signature in self._signatures.values()]
         made_of += [[p.fingerprint for p in several] for several in self.tune().values()]
-        inputs = {"made_of": made_of, "names": wanted}
-        # Asked for by name, on the spot: shown, but the table of the study stays what the study says.
-        self._matrices = matrices if names is None else self._matrices
-        if names is None and (store.provenance(file) or {}).get("inputs") != json.loads(json.dumps(inputs)):
-            store.write_csv(
-                file, comparison.COLUMNS, comparison.to_rows(matrices), provenance={"inputs": inputs}
-            )
-            self.report(f"wrote {file.name}: {len(matrices)} indicators of {len(materials)} tasks")
-        return matrices
+        inputs: dict[str, Any] = {"made_of": made_of, "names": wanted}
+        if wanted and any(map(pairing.concerns, wanted)):
+            inputs["features"] = self.settings.features.model_dump()
+        if (store.provenance(file) or {}).get("inputs") != json.loads(json.dumps(inputs)):
+            rows = comparison.to_rows(self._matrices)
+            store.write_csv(file, comparison.COLUMNS, rows, provenance={"inputs": inputs})
+            self.report(f"wrote {file.name}: {len(self._matrices)} indicators of {len(materials)} tasks")
+        return self._matrices
 
     def measure(
         self,
@@ -219,6 +228,9 @@ class Pipeline(Workspace):
     def _predicted(
         self, target: str, indicator: str | None, prefer_same_type: bool, protocol: str | None
     ) -> Ranking:
+        if indicator is not None and pairing.concerns(indicator):
+            known = self.known_transfer(protocol)
+            return pairing.ranked(self, target, indicator, transfer=known, prefer_same_type=prefer_same_type)
         materials = self.materials()
         provenance = {name: signature.provenance for name, signature in self._signatures.items()}
         sizes = {name: one["train_examples"] for name, one in provenance.items() if "train_examples" in one}

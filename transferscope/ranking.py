@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transferscope.signatures import Signature
     from transferscope.transfer import TransferMatrix
 
+NO_TRIALS = "Values from a table: no trials, so no interval, and no telling which sources tie."
 DEFAULT, WITHOUT_PROMPTS, OF_UPDATES = "prompt_cosine_mean_token", "on", "update_cosine"
 WEAK = "Prompts no better than the majority class (within two standard errors), of which little can be said"
 
@@ -147,12 +148,14 @@ def rank_values(
     types: Mapping[str, str] | None = None,
     prefer_same_type: bool = False,
     measure: int | None = None,
+    notes: Sequence[str] = (NO_TRIALS,),
 ) -> Ranking:
     """Rank sources by indicator values that are there already (larger: transfers better), from a table, say.
 
     `indicator` None takes the only one, or the default if it is among them; the other options are those of
-    `rank`. There are no trials in such a table, so there are no intervals. Raises InputError: unknown target
-    or indicator, no source with a value, a type or value that is asked for and not known.
+    `rank`. There are no trials in such a table, so there are no intervals, and `notes` say so. Raises
+    InputError: unknown target or indicator, no source with a value, a type or value that is asked for and
+    not known.
     """
     matrix = _one_of(matrices, indicator)
     if target not in matrix.tasks:
@@ -167,8 +170,7 @@ def rank_values(
         raise InputError(f"the table has no {matrix.indicator} of a source for {target!r}")
     facts = _facts(Material(target, {}), [Material(task, {}) for task in scores], transfer, types)
     ranked = [RankedSource(0, task, scores[task], None, None, None, *_known(facts, task)) for task in scores]
-    no_trials = "Values from a table: no trials, so no interval, and no telling which sources tie."
-    return by_known(_ranking("", matrix.indicator, facts, ranked, [no_trials], prefer_same_type), measure)
+    return by_known(_ranking("", matrix.indicator, facts, ranked, notes, prefer_same_type), measure)
 
 
 def measured_only(

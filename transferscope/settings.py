@@ -58,6 +58,14 @@ class SignatureSettings(Strict):
     balanced: bool | None = None
 
 
+class FeatureSettings(Strict):
+    """What indicators read of targets' data, and of tasks' profiles; both of the train split."""
+
+    examples: int = Field(500, ge=2)
+    layers: bool = False
+    fisher_labels: Literal["drawn", "given"] = "drawn"
+
+
 class TransferSettings(Strict):
     """How transfer is measured. ``learning_rates`` (of protocol init) are factors of the tuning's."""
 
@@ -69,7 +77,7 @@ class TransferSettings(Strict):
 
 
 class StudySettings(Strict):
-    """A whole study: model, template, head, tasks, seeds, tuning, signatures, indicators, transfer."""
+    """A whole study: model, template, head, tasks, seeds, tuning, what is extracted, indicators, transfer."""
 
     model: ModelSettings
     tasks: dict[str, TaskSpec] = Field(min_length=1)
@@ -80,6 +88,7 @@ class StudySettings(Strict):
     token_budget: int = Field(8192, ge=64)
     tuning: TuningSettings = TuningSettings()
     signatures: SignatureSettings = SignatureSettings()
+    features: FeatureSettings = FeatureSettings()
     indicators: tuple[str, ...] | None = None
     measure: bool = True
     transfer: TransferSettings = TransferSettings()
@@ -172,6 +181,7 @@ def _fields(place: tuple[Any, ...]) -> list[str]:
         "model": ModelSettings,
         "tuning": TuningSettings,
         "signatures": SignatureSettings,
+        "features": FeatureSettings,
         "transfer": TransferSettings,
     }
     return (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("kind", type=click.Choice(["indicators", "architectures", "tasks", "formats"]))
 @click.argument("name", required=False)
 @study_option(required=False)
-@click.option("--needs", multiple=True, help="Indicators that need no more than this (can be repeated).")
+@click.option("--needs", multiple=True, help="Indicators that need no more: prompt,labels or repeated.")
 @click.option("--symmetric/--asymmetric", default=None, help="Only indicators that are, or are not.")
 @output_options
 def command(
@@ -40,6 +40,7 @@ def command(
         raise click.UsageError("--needs and --symmetric/--asymmetric go with 'list indicators'")
     if (study is not None) != (kind == "tasks"):
         raise click.UsageError("'list tasks' needs --study DIR, and nothing else takes it")
+    needs = tuple(need.strip() for several in needs for need in several.split(","))
     rows = _indicators(needs, symmetric, name) if kind == "indicators" else _ROWS[kind](study, name)
     emit(_one(rows, kind, name) if name else _many(rows), format_, output)
 
@@ -65,7 +66,7 @@ def _one(rows: list[dict[str, Any]], kind: str, name: str) -> Table:
 
 
 # Only shown when one indicator is asked for by name.
-_DETAILS = ("formula", "chance", "degenerate", "source")
+_DETAILS = ("formula", "chance", "degenerate", "cost", "seconds", "source")
 
 
 def _indicators(needs: tuple[str, ...], symmetric: bool | None, name: str | None) -> list[dict[str, Any]]:
@@ -82,19 +83,10 @@ def _indicators(needs: tuple[str, ...], symmetric: bool | None, name: str | None
             everything = [indicators.get(name)]  # a parametric name, such as on_layers_0_3
         except indicators.UnknownIndicator as error:
             raise InputError(str(error)) from None
+    from transferscope.catalogue import facts
+
     return [
-        {
-            "name": record.name,
-            "family": record.family,
-            "needs": ", ".join(record.needs),
-            "symmetric": record.symmetric,
-            "range": f"[{record.bounds[0]:g}, {record.bounds[1]:g}]",
-            "closer": "larger" if record.higher_is_closer else "smaller",
-            "formula": record.formula,
-            "chance": record.chance,
-            "degenerate": record.degenerate,
-            "source": record.source,
-        }
+        facts(record)
         for record in everything
         if (not needs or set(record.needs) <= set(needs)) and symmetric in (None, record.symmetric)
     ]
