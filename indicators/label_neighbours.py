@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from indicators.inputs import Array, ArrayLike, Float, InvalidInput
+from indicators.inputs import Array, ArrayLike, Float, InvalidInput, choice
+from indicators.kernels import average_ranks, unit
 from indicators.label_inputs import centred, examples, one_hot, share_of_best
 from indicators.registry import indicator
 
@@ -98,16 +99,30 @@ def _nearest(array: Float, start: int, stop: int, places: int) -> Float:
     rows="aligned",
     scale="each",
 )
-def parc(features: ArrayLike, labels: ArrayLike) -> float:
+def parc(features: ArrayLike, labels: ArrayLike, *, ties: str = "exact") -> float:
     """Pairwise annotation representation comparison of features [S, D] with class ids [S].
+
+    `ties` "published" is what public code computes: two examples of one class are at 0 or, by rounding, at
+    2e-16, and are ranked apart, so that the value changes when classes are renamed.
 
     >>> round(parc([[0.0, 1.0], [0.2, 0.9], [1.0, 0.0], [0.9, 0.1]], [0, 0, 1, 1]), 6)
     100.0
     """
     array, classes, _, _ = examples(features, labels)
+    choice(ties, "ties", ("exact", "published"))
     rows = _standardised(array)
     distances, differ = _pairs(rows, classes)
+    if ties == "published":
+        return 100.0 * _published_parc(distances, classes)
     return 100.0 * _spearman_with_flags(distances, differ)
+
+
+def _published_parc(distances: Float, classes: Array) -> float:
+    """Spearman of the distances with 1 - corr of one-hot labels as they are computed, rounding and all."""
+    labels = np.asarray(1.0 - np.corrcoef(np.eye(int(classes.max()) + 1)[classes]))
+    ranks = [average_ranks(side) for side in (distances, labels[np.triu_indices(len(classes), 1)])]
+    left, right = (unit(side - side.mean()) for side in ranks)
+    return float(np.clip(left @ right, -1.0, 1.0))
 
 
 def _standardised(array: Float) -> Float:

@@ -257,6 +257,7 @@ def test_parc_ranks_equal_label_distances_as_equal(
     assert len(np.unique(right)) == 3
     coded = 100 * stats.spearmanr(left, right).statistic
     assert coded == pytest.approx(golden["parc no-pca (dbolya/parc)"], abs=1e-6)
+    assert value("parc", X, y, ties="published") == pytest.approx(coded, abs=1e-6)
     expected = 100 * stats.spearmanr(left, y[pairs[0]] != y[pairs[1]]).statistic
     assert value("parc", X, y) == pytest.approx(expected, abs=1e-9)
     assert abs(expected - coded) > 0.1

@@ -259,3 +259,20 @@ def test_several_needs_are_a_tuple_per_task() -> None:
         record.value(ones, ones)
     with pytest.raises(InvalidInput, match=re.escape("skill_on needs a tuple (stimulation, predictivity)")):
         indicators.matrix("skill_on", [ones])
+
+
+WITHOUT = """
+import sys
+for name in ("torch", "transformers", "ot", "pandas", "safetensors", "transferscope"):
+    sys.modules[name] = None  # importing it fails
+import indicators
+print(len(indicators.records()))
+print(indicators.get("logme").function([[0.0], [0.1], [1.0], [1.1]], [0, 0, 1, 1]) < 1)
+"""
+
+
+def test_the_package_needs_no_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, cwd=PACKAGE.parent, check=True
+    )
+    assert done.stdout.split() == [str(len(indicators.records())), "True"]
