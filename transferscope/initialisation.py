@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from transferscope.errors import InputError, TaskError
 from transferscope.prompts import SoftPrompt
@@ -236,7 +237,7 @@ def _notes(results: Sequence[StartResult], chosen: Mapping[str, Sequence[InitRun
     elif ties:
         notes.append(
             f"On dev, {first.seeds} seeds cannot tell it from: {', '.join(ties)} "
-            "(paired differences within two standard errors)."
+            "(95 % t intervals of the paired differences hold 0)."
         )
     edges = [f"{result.start} ({result.learning_rate:g})" for result in results if result.edge]
     if edges:
@@ -250,7 +251,11 @@ def _notes(results: Sequence[StartResult], chosen: Mapping[str, Sequence[InitRun
 def _cannot_tell(one: Sequence[InitRun], other: Sequence[InitRun]) -> bool:
     devs = {run.seed: run.dev for run in other}
     gaps = np.array([run.dev - devs[run.seed] for run in one if run.seed in devs])
-    return len(gaps) < 2 or abs(gaps.mean()) <= 2 * gaps.std(ddof=1) / len(gaps) ** 0.5
+    if len(gaps) < 2:
+        return True
+    # Student's t, since two or three seeds say little of their own spread.
+    width = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
+    return bool(abs(gaps.mean()) <= width)
 
 
 def as_rows(comparison: InitComparison) -> list[dict[str, Any]]:
