@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +14,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from transferscope.agreement import METRICS
 from transferscope.comparison import IndicatorMatrix, Material, from_rows
 from transferscope.correlation import CorrelationReport, correlate, regret_at_1, spearman
 from transferscope.errors import InputError
+from transferscope.exporters import export
 from transferscope.ranking import choose
 from transferscope.transfer import TransferMatrix
 
@@ -176,7 +181,9 @@ PUBLISHED = {
 }
 
 
-def published_report(shared: Callable[..., Path], backbone: str) -> CorrelationReport:
+def published(
+    shared: Callable[..., Path], backbone: str
+) -> tuple[list[IndicatorMatrix], TransferMatrix, dict[str, str]]:
     cells = {}
     for file in shared("published", "Prompt-Transferability-1.0", "result").glob(f"*Prompt{backbone}/*.json"):
         source = file.stem.removeprefix("result_").removesuffix(f"Prompt{backbone}")
@@ -191,7 +198,12 @@ def published_report(shared: Callable[..., Path], backbone: str) -> CorrelationR
         rows = [row for row in csv.DictReader(file) if row["backbone"] == backbone]
     with shared("published", "task_types.csv").open() as file:
         types = {row["task"]: row["type"] for row in csv.DictReader(file)}
-    return correlate(from_rows(rows), measured(values, tasks), types=types)
+    return from_rows(rows), measured(values, tasks), types
+
+
+def published_report(shared: Callable[..., Path], backbone: str) -> CorrelationReport:
+    matrices, transfer, types = published(shared, backbone)
+    return correlate(matrices, transfer, types=types, permutations=0)
 
 
 @pytest.mark.parametrize("backbone", PUBLISHED)
@@ -213,3 +225,153 @@ def test_the_evidence_that_rank_quotes_for_its_default(shared: Callable[..., Pat
         scores = [report.get(name) for report in reports]
         mean = np.average([score.mean for score in scores], weights=[score.n_targets for score in scores])
         assert f"{mean:.3f}".lstrip("0") in why
+
+
+def test_pooled_regret_of_a_random_order_is_its_expectation(shared: Callable[..., Path]) -> None:
+    matrices, transfer, _ = published(shared, "Roberta")
+    report = correlate(matrices, transfer, aggregates=["per-target", "pooled"], permutations=0)
+    cells = np.sort([transfer.value(s, t) for t in transfer.targets for s in transfer.sources if s != t])
+    n = len(cells)
+    for k in (1, 3):
+        expected = sum(v * math.comb(j, k - 1) for j, v in enumerate(cells)) / math.comb(n, k)
+        score = report.get("random", f"regret@{k}", aggregate="pooled")
+        assert score.mean == pytest.approx(cells[-1] - expected)
+        assert score.low is not None
+        assert score.low < score.mean < score.high  # type: ignore[operator]
+
+
+def test_with_the_own_prompt_published_values_differ(shared: Callable[..., Path]) -> None:
+    matrices, transfer, types = published(shared, "T5Small")
+    without = correlate(matrices, transfer, types=types, permutations=0)
+    report = correlate(matrices, transfer, types=types, own_prompt="included", permutations=0)
+    assert report.get("C_meantoken").mean > without.get("C_meantoken").mean + 0.05  # type: ignore[operator]
+    assert "Own prompt included" in export(report, "table")
+    assert "Own prompt excluded" in export(without, "md")
+
+
+def test_per_target_and_pooled_can_differ_in_sign() -> None:
+    # Inside each target the right order; across targets, easy ones have low indicator values.
+    tasks = ("a", "b", "c", "d")
+    base = np.array([[0.1], [0.2], [0.3], [0.4]])
+    level = np.array([[0.0, 1.0, 2.0, 3.0]])
+    report = correlate(
+        [IndicatorMatrix("x", tasks, base - level)],
+        measured(base + level, tasks),
+        aggregates=["per-target", "pooled"],
+    )
+    assert report.get("x").mean == pytest.approx(1)
+    assert report.get("x", aggregate="pooled").mean < -0.5  # type: ignore[operator]
+
+
+def test_scopes_by_type(random_pair: tuple[IndicatorMatrix, TransferMatrix]) -> None:
+    matrix, transfer = random_pair
+    types = dict(zip(TASKS, "xxxyy", strict=True))
+    report = correlate([matrix], transfer, types=types, scopes=["all", "same-type", "different-type"])
+    expected = []
+    for t in range(3):  # of y each target has one source of its type: nothing to order
+        others = [s for s in range(3) if s != t]
+        expected.append(spearmanr(matrix.values[others, t], transfer.values[others, t]).statistic)
+    score = report.get("on", scope="same-type")
+    assert (score.mean, score.n_targets, score.n_skipped) == (pytest.approx(np.mean(expected)), 3, 2)
+    assert report.get("on", scope="different-type").n_targets == 5
+    assert report.get("same_type", scope="different-type").mean == 0  # constant there: a random order
+    with pytest.raises(InputError, match="the scope 'same-type' needs the type of every task"):
+        correlate([matrix], transfer, scopes=["same-type"])
+    with pytest.raises(InputError, match=r"scope is 'same'. Did you mean 'same-type'\?"):
+        correlate([matrix], transfer, scopes=["same"])  # type: ignore[list-item]
+
+
+def test_given_facts_make_more_baselines(random_pair: tuple[IndicatorMatrix, TransferMatrix]) -> None:
+    matrix, transfer = random_pair
+    text = IndicatorMatrix("anything", ("a", "b", "c", "d"), matrix.values[:4, :4])
+    probe = TransferMatrix("linear-probe", TASKS, TASKS, transfer.values, transfer.per_seed)
+    report = correlate(
+        [], probe, sizes=dict(zip(TASKS, range(5), strict=True)), text_embedding=text, zero_shot=transfer
+    )
+    assert {score.name for score in report.scores} == {
+        *("random", "own_performance", "mean_transfer", "data_size", "text_embedding", "zero_shot")
+    }
+    assert report.get("zero_shot").mean == pytest.approx(1)
+    sizes = [
+        spearmanr([s for s in range(5) if s != t], np.delete(transfer.values[:, t], t)).statistic
+        for t in range(5)
+    ]
+    assert report.get("data_size").mean == pytest.approx(np.mean(sizes))
+    assert report.get("text_embedding").n_skipped == 1  # e has no text
+    # Zero-shot transfer would order itself without a mistake.
+    assert "zero_shot" not in {s.name for s in correlate([], transfer, zero_shot=transfer).scores}
+
+
+def test_p_is_the_share_of_renamings_that_do_as_well(
+    random_pair: tuple[IndicatorMatrix, TransferMatrix],
+) -> None:
+    matrix, transfer = random_pair
+    observed = correlate([matrix], transfer, permutations=0).get("on").mean
+    as_good = []
+    for order in itertools.permutations(range(5)):
+        renamed = IndicatorMatrix("on", TASKS, matrix.values[np.ix_(order, order)])
+        mean = correlate([renamed], transfer, permutations=0, metrics=["spearman"]).get("on").mean
+        as_good.append(mean >= observed - 1e-12)  # type: ignore[operator]
+    p = correlate([matrix], transfer, permutations=3999, metrics=["spearman"]).get("on").p
+    assert p == pytest.approx(np.mean(as_good), abs=0.03)
+    assert correlate([matrix], transfer, permutations=0).get("on").p is None
+
+
+def test_missing_cells_are_left_out_everywhere(random_pair: tuple[IndicatorMatrix, TransferMatrix]) -> None:
+    matrix, transfer = random_pair
+    values, targets = matrix.values.copy(), transfer.values.copy()
+    values[0, 1], targets[2, 3] = np.nan, np.nan
+    report = correlate([IndicatorMatrix("on", TASKS, values)], measured(targets), permutations=99)
+    expected = []
+    for t in range(5):
+        keep = [s for s in range(5) if s != t and np.isfinite(values[s, t]) and np.isfinite(targets[s, t])]
+        expected.append(spearmanr(values[keep, t], targets[keep, t]).statistic)
+    assert report.get("on").mean == pytest.approx(np.mean(expected))
+    assert 0 < report.get("on").p <= 1  # type: ignore[operator]
+
+
+def test_paired_differences(random_pair: tuple[IndicatorMatrix, TransferMatrix]) -> None:
+    matrix, transfer = random_pair
+    oracle = IndicatorMatrix("oracle", TASKS, transfer.values)
+    report = correlate([oracle, matrix], transfer, against="on", metrics=["spearman", "regret@1"])
+    first = report.differences[0]
+    assert (first.name, first.against, first.metric, first.better) == ("oracle", "on", "spearman", True)
+    assert first.mean == pytest.approx(1 - report.get("on").mean)  # type: ignore[operator]
+    assert next(d for d in report.differences if d.metric == "regret@1").better
+    assert json.loads(export(report, "json"))["differences"][0]["name"] == "oracle"
+    with pytest.raises(InputError, match=r"no indicator or baseline 'onn' here. Did you mean 'on'\?"):
+        correlate([matrix], transfer, against="onn")
+
+
+def test_seeds_are_redrawn_where_asked(random_pair: tuple[IndicatorMatrix, TransferMatrix]) -> None:
+    matrix, transfer = random_pair
+    per_seed = transfer.values + np.random.default_rng(0).normal(0, 0.2, (3, 5, 5))
+    several = TransferMatrix("zero-shot", TASKS, TASKS, per_seed.mean(axis=0), per_seed)
+    plain = correlate([matrix], several, permutations=0)
+    redrawn = correlate([matrix], several, permutations=0, over_seeds=True)
+    assert (plain.resampled, redrawn.resampled) == ("targets", "targets and seeds")
+    assert redrawn.get("on").mean == pytest.approx(plain.get("on").mean)
+    assert redrawn.get("on").low != plain.get("on").low
+    assert correlate([matrix], transfer, over_seeds=True).resampled == "targets"  # there is one seed
+
+
+def test_definitions_are_printed_with_the_table(
+    random_pair: tuple[IndicatorMatrix, TransferMatrix],
+) -> None:
+    report = correlate([random_pair[0]], random_pair[1])
+    for format_ in ("table", "md", "latex"):
+        text = " ".join(export(report, format_).replace("\\", "").split())
+        for metric in METRICS.values():
+            assert metric.definition[:40] in text
+    assert "regret@1 & " in export(report, "latex")
+    assert "own\\_performance & baseline & " in export(report, "latex")
+    assert export(report, "csv").splitlines()[0].startswith("protocol,own_prompt,name,kind,scope,aggregate,")
+
+
+def test_a_large_study_is_quick() -> None:
+    rng = np.random.default_rng(0)
+    tasks = tuple(f"t{i}" for i in range(17))
+    matrices = [IndicatorMatrix(f"i{k}", tasks, rng.random((17, 17))) for k in range(30)]
+    start = time.process_time()
+    correlate(matrices, measured(rng.random((17, 17)), tasks))
+    assert time.process_time() - start < 20

@@ -1,43 +1,42 @@
 """How well indicators predict measured transfer: IndicatorMatrix x TransferMatrix -> CorrelationReport.
 
-Definitions, with S the sources of one target t (its own prompt left out unless asked for):
+A metric (`agreement.METRICS`) is computed among the sources S of each target, its own prompt left out unless
+asked for, and the mean over targets is reported; "pooled" scores put the cells of all targets in one list
+instead. A target whose indicator values (or whose measured values) are all equal has no rank correlation: it
+is skipped and counted. A baseline that is constant for a target (no source of its type) is a random order
+there.
 
-- spearman: rank correlation over S between an indicator's values and the measured transfer to t, then the
-  mean over targets. A target whose indicator values (or whose measured values) are all equal has no rank
-  correlation: it is skipped and counted. A baseline that is constant for a target (no source of its type) is
-  a random order there: 0.
-- regret@1: the best measured value in S minus the measured value of the source that the indicator puts first,
-  then the mean over targets. Sources tied for the first place are averaged, which is the expectation over tie
-  orders.
-- intervals: 95 %, percentile bootstrap over targets.
-
-Baselines stand in the same table: random (its exact expectation, not one draw), same_type (1 for a source of
-the target's type, else 0), own_performance (a source's measured value on its own task) and mean_transfer (a
-source's mean over the other targets, its own task left out, of the value relative to the target's own prompt,
-because targets differ in what can be reached on them; of the plain value where an own value is missing or not
-positive).
+Intervals are 95 % bootstrap intervals over targets (`resampling.bootstrap_mean`). p is one-sided, of renaming
+the tasks (`resampling.relabellings`), for scopes by type only within types, and of indicators corrected by
+Holm over all of them, for each metric and scope. Baselines: see `evidence`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
+from transferscope import agreement, agreement_tables, resampling
 from transferscope.errors import InputError, suggest
+from transferscope.evidence import SCOPES, Kind, Known, Measured, Ordering, OwnPrompt, Scope, gather
+from transferscope.resampling import Difference, bootstrap_mean
 
 if TYPE_CHECKING:
     from transferscope.comparison import IndicatorMatrix
     from transferscope.transfer import TransferMatrix
 
-Floats = NDArray[np.float64]
-OwnPrompt = Literal["excluded", "included"]
+__all__ = ["CorrelationReport", "Score", "bootstrap_mean", "correlate", "regret_at_1", "spearman"]
 
-RESAMPLES = 2000
+Floats = NDArray[np.float64]
+Aggregate = Literal["per-target", "pooled"]
+AGGREGATES: tuple[Aggregate, ...] = ("per-target", "pooled")
+# The others need a best source, which cells of several targets do not have.
+POOLED_METRICS = ("spearman", "kendall", "pearson", "regret@1", "regret@3", "regret@5")
+POOLED_RESAMPLES = 400  # each orders all cells anew
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,9 @@ class Score:
     """One number of the report: one indicator or baseline, one metric, over the targets that have it."""
 
     name: str
-    kind: Literal["indicator", "baseline"]
-    scope: Literal["all", "same-type", "different-type"]
-    aggregate: Literal["per-target", "pooled"]
+    kind: Kind
+    scope: Scope
+    aggregate: Aggregate
     metric: str
     mean: float | None
     low: float | None
@@ -59,20 +58,48 @@ class Score:
 
 @dataclass(frozen=True)
 class CorrelationReport:
-    """Scores of indicators and baselines against one measured protocol."""
+    """Scores of indicators and baselines against one measured protocol.
+
+    `differences` are paired differences, where one ordering was named to compare all others with. `resampled`
+    says what the intervals draw anew, and `expanded` whether they are widened for few targets.
+    """
 
     protocol: str
     own_prompt: OwnPrompt
     targets: tuple[str, ...]
     scores: tuple[Score, ...]
+    differences: tuple[Difference, ...] = ()
+    resampled: Literal["targets", "targets and seeds"] = "targets"
+    expanded: bool = False
 
-    def get(self, name: str, metric: str = "spearman") -> Score:
+    def get(
+        self,
+        name: str,
+        metric: str = "spearman",
+        *,
+        scope: str = "all",
+        aggregate: str = "per-target",
+    ) -> Score:
         """The score of one indicator or baseline; InputError with the nearest name if it is not there."""
+        wanted = (name, metric, scope, aggregate)
         for score in self.scores:
-            if score.name == name and score.metric == metric:
+            if (score.name, score.metric, score.scope, score.aggregate) == wanted:
                 return score
-        known = [f"{s.name} {s.metric}" for s in self.scores]
+        known = [f"{s.name} {s.metric}" for s in self.scores if (s.scope, s.aggregate) == (scope, aggregate)]
         raise InputError(f"the report has no score {name!r} {metric!r}. {suggest(f'{name} {metric}', known)}")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How scores are computed: one record instead of seven arguments handed down."""
+
+    metrics: tuple[str, ...]
+    own_prompt: OwnPrompt
+    types: Mapping[str, str] | None
+    seed: int
+    permutations: int
+    expanded: bool
+    values: Floats  # [1 + Q, S, T]: as measured, then under redrawn seeds
 
 
 def correlate(
@@ -83,84 +110,69 @@ def correlate(
     own_prompt: OwnPrompt = "excluded",
     baselines: Sequence[str] | None = None,
     seed: int = 0,
+    metrics: Sequence[str] | None = None,
+    scopes: Sequence[Scope] = ("all",),
+    aggregates: Sequence[Aggregate] = ("per-target",),
+    against: str | None = None,
+    over_seeds: bool = False,
+    expanded: bool = False,
+    permutations: int = resampling.PERMUTATIONS,
+    sizes: Mapping[str, int] | None = None,
+    text_embedding: IndicatorMatrix | None = None,
+    zero_shot: TransferMatrix | None = None,
 ) -> CorrelationReport:
     """How well each indicator, and each baseline beside it, orders the sources of a target.
 
     Sources and targets are those that the transfer matrix and every indicator matrix have in common. `types`
-    maps a task to its type (same_type needs it). `baselines` None takes all that can be computed.
+    maps a task to its type (same_type and scopes by type need it); `sizes`, `text_embedding` and `zero_shot`
+    are what the baselines of these names read. `baselines` None takes all that can be computed, `metrics`
+    None all. `against` names an indicator or baseline that all others are compared with, target by target.
+    `over_seeds` redraws measured seeds too, where there are several; `expanded` widens intervals for few
+    targets. `permutations` 0 leaves p out.
 
-    Raises InputError: nothing in common, an unknown baseline, or a baseline without what it needs.
+    Raises InputError: nothing in common, an unknown name, or a baseline or scope without what it needs.
     """
-    if own_prompt not in ("excluded", "included"):
-        raise InputError(f"own_prompt is {own_prompt!r}. {suggest(own_prompt, ['excluded', 'included'])}")
-    measured = _common(matrices, transfer)
-    rows: list[tuple[str, Literal["indicator", "baseline"], Floats | None]] = [
-        (matrix.indicator, "indicator", _aligned(matrix, measured)) for matrix in matrices
-    ]
-    rows += [
-        (name, "baseline", values) for name, values in _baseline_values(measured, types, baselines).items()
-    ]
+    for value, allowed in [
+        (own_prompt, ("excluded", "included")),
+        *((one, SCOPES) for one in scopes),
+        *((one, AGGREGATES) for one in aggregates),
+    ]:
+        _check(value, allowed)
+    chosen = tuple(agreement.find(name).name for name in (metrics or agreement.METRICS))
+    known = Known(types, sizes, text_embedding, zero_shot)
+    measured, orderings = gather(matrices, transfer, known, baselines)
+    seeds = over_seeds and len(measured.per_seed) > 1
+    values = measured.values[None]
+    if seeds:
+        values = np.concatenate([values, resampling.redrawn(measured.per_seed, seed)])
+    plan = _Plan(chosen, own_prompt, types, seed, permutations, expanded, values)
     scores: list[Score] = []
-    for name, kind, values in rows:
-        pairs = [_column(values, measured, target, own_prompt) for target in measured.targets]
-        if kind == "baseline":
-            pairs = [(None if x is None or len(x) == 0 or np.ptp(x) == 0 else x, y) for x, y in pairs]
-        for metric, function in METRICS.items():
-            scores.append(_score(name, kind, metric, [function(x, y) for x, y in pairs], seed))
-    return CorrelationReport(measured.protocol, own_prompt, measured.targets, tuple(scores))
+    differences: list[Difference] = []
+    for scope in scopes:
+        cells = measured.cells(own_prompt, scope, types)
+        if "per-target" in aggregates:
+            tables = agreement_tables.per_target(orderings, values, cells, chosen)
+            scores += _per_target(plan, measured, orderings, cells, scope, tables)
+            if against is not None and scope == scopes[0]:
+                differences = _differences(orderings, against, tables, seed)
+        if "pooled" in aggregates:
+            scores += _pooled(plan, measured, orderings, cells, scope)
+    resampled: Literal["targets", "targets and seeds"] = "targets and seeds" if seeds else "targets"
+    return CorrelationReport(
+        measured.protocol,
+        own_prompt,
+        measured.targets,
+        tuple(scores),
+        tuple(differences),
+        resampled,
+        expanded,
+    )
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """The part of a transfer matrix that is analysed: values [sources, targets]; own [sources]."""
-
-    protocol: str
-    sources: tuple[str, ...]
-    targets: tuple[str, ...]
-    values: Floats
-
-
-def _common(matrices: Sequence[IndicatorMatrix], transfer: TransferMatrix) -> _Measured:
-    shared = set(transfer.sources) | set(transfer.targets)
-    for matrix in matrices:
-        shared &= set(matrix.tasks)
-    sources = tuple(s for s in transfer.sources if s in shared)
-    targets = tuple(t for t in transfer.targets if t in shared)
-    if len(sources) < 2 or not targets:
-        found = sorted({task for matrix in matrices for task in matrix.tasks})
-        raise InputError(
-            "indicators and transfer have too few tasks in common: "
-            f"indicators have {', '.join(found) or 'none'}; transfer has sources "
-            f"{', '.join(transfer.sources)} and targets {', '.join(transfer.targets)}; "
-            "at least two sources and one target are needed"
-        )
-    rows = [transfer.sources.index(s) for s in sources]
-    columns = [transfer.targets.index(t) for t in targets]
-    values = np.asarray(transfer.values, dtype=np.float64)[np.ix_(rows, columns)]
-    return _Measured(transfer.protocol, sources, targets, values)
-
-
-def _aligned(matrix: IndicatorMatrix, measured: _Measured) -> Floats:
-    """The indicator's values in the order of the measured ones: [sources, targets]."""
-    where = {task: i for i, task in enumerate(matrix.tasks)}
-    index = np.ix_([where[s] for s in measured.sources], [where[t] for t in measured.targets])
-    return np.asarray(matrix.values, dtype=np.float64)[index]
-
-
-def _column(
-    values: Floats | None, measured: _Measured, target: str, own_prompt: OwnPrompt
-) -> tuple[Floats | None, Floats]:
-    """One target's indicator values and measured values, each [S]; undefined cells are left out."""
-    t = measured.targets.index(target)
-    y = measured.values[:, t]
-    keep = np.isfinite(y)
-    if own_prompt == "excluded":
-        keep &= np.array([s != target for s in measured.sources])
-    if values is None:
-        return None, y[keep]
-    x = values[:, t]
-    keep &= np.isfinite(x)
-    return x[keep], y[keep]
+def _check(value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        what = "own_prompt" if "excluded" in allowed else "scope" if "all" in allowed else "aggregate"
+        raise InputError(f"{what} is {value!r}. {suggest(value, allowed)}")
 
 
 def spearman(x: Floats | None, y: Floats) -> float:
@@ -168,114 +180,140 @@ def spearman(x: Floats | None, y: Floats) -> float:
 
     x None stands for a random order, whose expectation is exactly 0.
     """
-    if len(y) < 2 or np.ptp(y) == 0 or (x is not None and np.ptp(x) == 0):
-        return float("nan")
-    if x is None:
-        return 0.0
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return _single("spearman", x, y)
 
 
 def regret_at_1(x: Floats | None, y: Floats) -> float:
-    """Best of y [S] minus the mean of y where x [S] is largest; x None: a random order. NaN if S = 0."""
-    if len(y) == 0:
+    """Best of y [S] minus the mean of y where x [S] is largest; x None: a random order. NaN if S < 2."""
+    return _single("regret@1", x, y)
+
+
+def _single(metric: str, x: Floats | None, y: Floats) -> float:
+    if len(y) < 2:
         return float("nan")
-    picked = y if x is None else y[x == x.max()]
-    return float(y.max() - picked.mean())
+    if x is None:
+        return float(agreement.chance(y[None], [metric])[metric][0])
+    return float(agreement.evaluate(x[None], y[None], [metric])[metric][0, 0])
 
 
-METRICS: dict[str, Callable[[Floats | None, Floats], float]] = {"spearman": spearman, "regret@1": regret_at_1}
+def _per_target(
+    plan: _Plan,
+    measured: Measured,
+    orderings: Sequence[Ordering],
+    cells: NDArray[np.bool_],
+    scope: Scope,
+    tables: agreement_tables.Tables,
+) -> list[Score]:
+    p = _p_values(plan, measured, orderings, cells, scope, tables)
+    scores = []
+    for i, one in enumerate(orderings):
+        for metric in plan.metrics:
+            observed, redrawn = tables[metric][i, 0], tables[metric][i, 1:]
+            defined = np.isfinite(observed)
+            mean, low, high = bootstrap_mean(
+                observed[defined],
+                plan.seed,
+                replicates=redrawn[:, defined] if len(redrawn) else None,
+                expanded=plan.expanded,
+            )
+            n = int(defined.sum())
+            scores.append(
+                Score(
+                    *(one.name, one.kind, scope, "per-target", metric, mean, low, high, p[metric][i]),
+                    n_targets=n,
+                    n_skipped=len(defined) - n,
+                )
+            )
+    return scores
 
 
-def _score(
-    name: str, kind: Literal["indicator", "baseline"], metric: str, per_target: list[float], seed: int
-) -> Score:
-    values = np.array(per_target)
-    defined = values[np.isfinite(values)]
-    mean, low, high = bootstrap_mean(defined, seed)
-    skipped = len(values) - len(defined)
-    return Score(name, kind, "all", "per-target", metric, mean, low, high, None, len(defined), skipped)
-
-
-def bootstrap_mean(values: Floats, seed: int) -> tuple[float | None, float | None, float | None]:
-    """Mean of values [T] and its 95 % percentile bootstrap interval; None where there are too few."""
-    if len(values) == 0:
-        return None, None, None
-    mean = float(values.mean())
-    if len(values) == 1:
-        return mean, None, None
-    # The same seed draws the same targets for every indicator, so that intervals can be compared.
-    picks = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
-    return mean, float(low), float(high)
-
-
-def _baseline_values(
-    measured: _Measured, types: Mapping[str, str] | None, names: Sequence[str] | None
-) -> dict[str, Floats | None]:
-    """Each baseline as a matrix [sources, targets]; None for the random order."""
-    chosen = list(BASELINES) if names is None else list(names)
-    found: dict[str, Floats | None] = {}
-    for name in chosen:
-        if name not in BASELINES:
-            raise InputError(f"unknown baseline {name!r}. {suggest(name, BASELINES)}")
-        values = BASELINES[name](measured, types)
-        if values is not None or name == "random":
-            found[name] = values
-        elif names is not None:
-            raise InputError(f"the baseline {name!r} cannot be computed here: {_BASELINE_NEEDS[name]}")
+def _p_values(
+    plan: _Plan,
+    measured: Measured,
+    orderings: Sequence[Ordering],
+    cells: NDArray[np.bool_],
+    scope: Scope,
+    tables: agreement_tables.Tables,
+) -> dict[str, list[float | None]]:
+    """For each metric one p for each ordering, those of indicators corrected together; none for random."""
+    nothing: list[float | None] = [None] * len(orderings)
+    if not plan.permutations:
+        return dict.fromkeys(plan.metrics, nothing)
+    # By type a cell's place says something before any indicator does, so names move only within a type.
+    within = dict(plan.types or {}) if scope != "all" else None
+    renamed = resampling.relabellings(
+        measured.sources, measured.targets, plan.permutations, plan.seed, within=within
+    )
+    null = agreement_tables.null_means(orderings, measured, cells, renamed, plan.metrics)
+    found = {}
+    for metric in plan.metrics:
+        higher = agreement.METRICS[metric].higher_is_better
+        p = list(nothing)
+        for i, one in enumerate(orderings):
+            observed = tables[metric][i, 0]
+            if one.values is not None and np.isfinite(observed).any():
+                p[i] = resampling.p_value(
+                    float(np.nanmean(observed)), null[metric][i], higher_is_better=higher
+                )
+        corrected = resampling.holm([v for v, o in zip(p, orderings, strict=True) if o.kind == "indicator"])
+        where = [i for i, one in enumerate(orderings) if one.kind == "indicator"]
+        for i, value in zip(where, corrected, strict=True):
+            p[i] = value
+        found[metric] = p
     return found
 
 
-def _random(measured: _Measured, types: Mapping[str, str] | None) -> Floats | None:
-    return None
-
-
-def _same_type(measured: _Measured, types: Mapping[str, str] | None) -> Floats | None:
-    if not types or not all(types.get(task) for task in (*measured.sources, *measured.targets)):
-        return None
-    return np.array([[float(types[s] == types[t]) for t in measured.targets] for s in measured.sources])
-
-
-def _own_performance(measured: _Measured, types: Mapping[str, str] | None) -> Floats | None:
-    if not set(measured.sources) <= set(measured.targets):
-        return None
-    columns = [measured.targets.index(s) for s in measured.sources]
-    own = measured.values[np.arange(len(columns)), columns]
-    return np.repeat(own[:, None], len(measured.targets), axis=1)
-
-
-def _mean_transfer(measured: _Measured, types: Mapping[str, str] | None) -> Floats | None:
-    if len(measured.targets) < 2:
-        return None
-    relative = _relative(measured)
-    values = np.full(measured.values.shape, np.nan)
-    for i, source in enumerate(measured.sources):
-        for j in range(len(measured.targets)):
-            others = [k for k, t in enumerate(measured.targets) if k != j and t != source]
-            row = relative[i, others]
-            if np.isfinite(row).any():
-                values[i, j] = np.nanmean(row)
-    return values
-
-
-def _relative(measured: _Measured) -> Floats:
-    """Values [sources, targets] divided by the target's own; unchanged if not possible for all."""
-    where = {source: i for i, source in enumerate(measured.sources)}
-    own = np.array(
-        [measured.values[where[t], j] if t in where else np.nan for j, t in enumerate(measured.targets)]
+def _pooled(
+    plan: _Plan,
+    measured: Measured,
+    orderings: Sequence[Ordering],
+    cells: NDArray[np.bool_],
+    scope: Scope,
+) -> list[Score]:
+    metrics = [metric for metric in plan.metrics if metric in POOLED_METRICS]
+    targets = len(measured.targets)
+    rng = np.random.default_rng(plan.seed)
+    draws = rng.integers(targets, size=(POOLED_RESAMPLES, targets))
+    whole = agreement_tables.pooled(orderings, plan.values[:1], cells, [np.arange(targets)], metrics)
+    versions = plan.values[1:] if len(plan.values) > 1 else plan.values
+    redrawn = agreement_tables.pooled(
+        orderings, versions, cells, list(draws), [metric for metric in metrics if metric != "kendall"]
     )
-    return measured.values / own if np.all(own > 0) else measured.values
+    n = int(cells.any(axis=0).sum())
+    levels = resampling.levels(targets) if plan.expanded and targets > 1 else resampling.LEVELS
+    scores = []
+    for i, one in enumerate(orderings):
+        for metric in metrics:
+            value = float(whole[metric][i, 0])
+            low, high = None, None
+            known = redrawn[metric][i] if metric in redrawn else np.array([])
+            known = known[np.isfinite(known)]
+            if len(known) and np.isfinite(value) and targets > 1:
+                low, high = map(float, np.quantile(known, levels))
+            mean = value if np.isfinite(value) else None
+            ends = (scope, "pooled", metric, mean, low, high, None, n, targets - n)
+            scores.append(Score(one.name, one.kind, *ends))  # type: ignore[arg-type]
+    return scores
 
 
-BASELINES: dict[str, Callable[[_Measured, Mapping[str, str] | None], Floats | None]] = {
-    "random": _random,
-    "same_type": _same_type,
-    "own_performance": _own_performance,
-    "mean_transfer": _mean_transfer,
-}
-
-_BASELINE_NEEDS = {
-    "same_type": "it needs the type of every task",
-    "own_performance": "it needs every source measured on its own task",
-    "mean_transfer": "it needs at least two measured targets",
-}
+def _differences(
+    orderings: Sequence[Ordering], against: str, tables: agreement_tables.Tables, seed: int
+) -> list[Difference]:
+    """Every ordering minus `against`, for every metric, over the targets that both have."""
+    names = [one.name for one in orderings]
+    if against not in names:
+        raise InputError(f"there is no indicator or baseline {against!r} here. {suggest(against, names)}")
+    base = names.index(against)
+    return [
+        resampling.paired_difference(
+            table[i, 0],
+            table[base, 0],
+            names=(name, against),
+            metric=metric,
+            seed=seed,
+            higher_is_better=agreement.METRICS[metric].higher_is_better,
+        )
+        for i, name in enumerate(names)
+        for metric, table in tables.items()
+        if i != base
+    ]

@@ -1,4 +1,4 @@
-"""Records as text: one function for each pair of record type and format (table, json, csv, md).
+"""Records as text: one function for each pair of record type and format (table, json, csv, md, latex).
 
 Adding an exporter is one decorated function, here or in any module that is imported:
 
@@ -21,10 +21,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from transferscope import latex
+from transferscope.agreement import METRICS
+from transferscope.budget import BudgetPoint, BudgetReport
 from transferscope.comparison import COLUMNS, IndicatorMatrix, to_rows
 from transferscope.correlation import CorrelationReport, Score
 from transferscope.errors import InputError, suggest
 from transferscope.ranking import Ranking
+from transferscope.resampling import Difference
 
 Cell = str | int | float | bool | None
 F = TypeVar("F", bound=Callable[..., str])
@@ -289,31 +293,108 @@ tabular(
 )
 
 
-def _report_table(report: CorrelationReport) -> Table:
-    columns = (
-        "name",
-        "kind",
-        "scope",
-        "aggregate",
-        "metric",
-        "mean",
-        "low",
-        "high",
-        "p",
-        "n_targets",
-        "n_skipped",
+SCORE_KEYS = tuple(f.name for f in fields(Score))
+
+
+def _report_long(report: CorrelationReport) -> Table:
+    """One row a score, under what it was computed for: several reports can stand in one file."""
+    head = (report.protocol, report.own_prompt)
+    rows = tuple((*head, *(getattr(score, key) for key in SCORE_KEYS)) for score in report.scores)
+    return Table(("protocol", "own_prompt", *SCORE_KEYS), rows)
+
+
+def _report_tables(report: CorrelationReport) -> list[Table]:
+    """For each scope and aggregate: one row an ordering, the first metric in full, of the others the mean."""
+    kinds = dict.fromkeys((score.scope, score.aggregate) for score in report.scores)
+    tables = [_scores_table(report, scope, aggregate) for scope, aggregate in kinds]
+    if report.differences:
+        keys = tuple(f.name for f in fields(Difference))
+        rows = tuple(tuple(getattr(one, key) for key in keys) for one in report.differences)
+        against = report.differences[0].against
+        note = "p by flipping signs, two-sided, not corrected; minimum_targets: to see it 4 times in 5."
+        tables.append(Table(keys, rows, f"Differences from {against}, target by target", (note,)))
+    return tables
+
+
+def _scores_table(report: CorrelationReport, scope: str, aggregate: str) -> Table:
+    scores = [score for score in report.scores if (score.scope, score.aggregate) == (scope, aggregate)]
+    metrics = list(dict.fromkeys(score.metric for score in scores))
+    by_name: dict[str, dict[str, Score]] = {}
+    for score in scores:
+        by_name.setdefault(score.name, {})[score.metric] = score
+    first = metrics[0]
+    columns = ("", "kind", first, "low", "high", "p", "targets", "skipped", *metrics[1:])
+    rows = tuple(
+        (
+            *(name, row[first].kind, row[first].mean, row[first].low, row[first].high, row[first].p),
+            *(row[first].n_targets, row[first].n_skipped),
+            *(row[metric].mean for metric in metrics[1:]),
+        )
+        for name, row in by_name.items()
     )
-    rows = tuple(tuple(getattr(score, column) for column in columns) for score in report.scores)
-    note = f"Own prompt {report.own_prompt}; {len(report.targets)} targets; 95 % bootstrap over targets."
-    return Table(columns, rows, f"Agreement with measured transfer ({report.protocol})", (note,))
+    what = "mean over targets" if aggregate == "per-target" else "cells of all targets pooled in one list"
+    title = f"Agreement with measured transfer ({report.protocol}): {scope} sources, {what}"
+    wide = ", widened for few targets" if report.expanded else ""
+    notes = [
+        f"Own prompt {report.own_prompt}; {len(report.targets)} targets; 95 % bootstrap over "
+        f"{report.resampled}{wide}; low, high, p and targets are those of {first}.",
+        "p: one-sided, of renaming the tasks; for indicators corrected by Holm over all indicators.",
+        *(f"{metric}: {METRICS[metric].definition}." for metric in metrics),
+    ]
+    return Table(columns, rows, title, tuple(notes))
 
 
 @exporter(CorrelationReport, "json")
 def reportjson_text(report: CorrelationReport) -> str:
-    """{"protocol", "own_prompt", "targets", "scores": [the fields of Score]}."""
-    scores = [{f.name: getattr(score, f.name) for f in fields(Score)} for score in report.scores]
+    """{"protocol", "own_prompt", "targets", "scores": [SCORE_KEYS]}, and "differences" if asked for."""
+    scores = [{key: getattr(score, key) for key in SCORE_KEYS} for score in report.scores]
     head = {"protocol": report.protocol, "own_prompt": report.own_prompt, "targets": report.targets}
-    return json_text({**head, "scores": scores})
+    more = {"differences": [asdict(one) for one in report.differences]} if report.differences else {}
+    return json_text({**head, "scores": scores, **more})
 
 
-tabular(CorrelationReport, lambda report: [_report_table(report)])
+tabular(CorrelationReport, _report_tables, _report_long)
+
+
+def _budget_long(report: BudgetReport) -> Table:
+    keys, head = tuple(f.name for f in fields(BudgetPoint)), (report.protocol, report.own_prompt)
+    rows = tuple((*head, *(getattr(point, key) for key in keys)) for point in report.points)
+    return Table(("protocol", "own_prompt", *keys), rows)
+
+
+def _budget_tables(report: BudgetReport) -> list[Table]:
+    """One row an ordering, one column a k, each with its interval."""
+    columns = ("", "kind", *(f"k = {point.k}" for point in report.curve(report.names[0])))
+    rows = tuple(
+        (name, report.curve(name)[0].kind, *map(_with_interval, report.curve(name))) for name in report.names
+    )
+    note = (
+        "Best measured value minus the best of the first k, mean over targets; own prompt "
+        f"{report.own_prompt}; {len(report.targets)} targets; 95 % bootstrap in brackets."
+    )
+    return [Table(columns, rows, f"Regret after measuring k sources ({report.protocol})", (note,))]
+
+
+def _with_interval(point: BudgetPoint) -> str:
+    ends = "" if point.low is None else f" [{_show(point.low)}, {_show(point.high)}]"
+    return _show(point.mean) + ends
+
+
+tabular(BudgetReport, _budget_tables, _budget_long)
+
+
+def _latex(tables: Sequence[Table]) -> str:
+    return "\n\n".join(
+        latex.tabular(
+            table.title,
+            table.columns,
+            [[_show(cell) for cell in row] for row in table.rows],
+            [all(not isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))],
+            table.notes,
+        )
+        for table in tables
+    )
+
+
+exporter(CorrelationReport, "latex")(lambda report: _latex(_report_tables(report)))
+exporter(BudgetReport, "latex")(lambda report: _latex(_budget_tables(report)))

@@ -30,7 +30,8 @@ from transferscope.prompts import SoftPrompt, save_prompt
 from transferscope.ranking import RankedSource, Ranking, rank_prompts
 
 VERBS = (
-    "compare", "demo", "export", "extract", "import", "list", "measure", "project", "rank", "run", "tune",
+    "choose", "compare", "correlate", "demo", "export", "extract", "graph", "import", "list",
+    "measure", "project", "rank", "run", "tune",
 )  # fmt: skip
 
 
