@@ -96,6 +96,10 @@ class Workspace:
         """The tasks that have texts: those that can be tuned on and measured."""
         return [name for name, spec in self.settings.tasks.items() if spec.has_data]
 
+    def given(self, tasks: Sequence[str] | None = None) -> list[str]:
+        """Those of the tasks (None: of all) whose prompts were tuned elsewhere."""
+        return [name for name in self.chosen(tasks) if self.settings.tasks[name].prompts is not None]
+
     def chosen(self, tasks: Sequence[str] | None) -> list[str]:
         """These tasks, or all; StudyError with the nearest name for one that is not there."""
         names = list(tasks) if tasks else list(self.settings.tasks)

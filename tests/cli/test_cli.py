@@ -65,6 +65,9 @@ class FakePipeline:
     def tune(self, tasks: Any = None) -> None:
         self._note("tune", tasks)
 
+    def given(self, tasks: Any = None) -> list[str]:
+        return []
+
     def extract(self, tasks: Any = None) -> None:
         self._note("extract", tasks)
 

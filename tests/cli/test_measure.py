@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from tests.test_pipeline import write_study
+from transferscope import store
 from transferscope.cli import main
 from transferscope.pipeline import open_study
 from transferscope.prompts import load_prompt
@@ -141,3 +143,13 @@ def test_a_process_of_its_own_knows_how_to_show_starts(study: Path, arguments: t
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {row["start"] for row in csv.DictReader(io.StringIO(done.stdout))} >= {"scratch", "food"}
+
+
+def test_tune_says_where_there_is_nothing_to_tune(study: Path) -> None:
+    settings = yaml.safe_load((study / "study.yaml").read_text())
+    settings["tasks"]["pets"] = {"prompts": "prompts/pets"}
+    store.write_text(study / "study.yaml", yaml.safe_dump(settings))
+    result = call("tune", "--study", study)
+    assert result.exit_code == 0
+    assert "pets: its prompts are given" in result.stderr
+    assert "films: its prompts" not in result.stderr

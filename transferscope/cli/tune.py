@@ -53,6 +53,8 @@ def command(
         if shots or rates or out or output:
             raise click.UsageError("--shots, --learning-rate, --out and --output go with --init-from")
         pipeline.tune(tasks=list(tasks) or None)
+        for name in pipeline.given(list(tasks) or None):
+            report(f"{name}: its prompts are given (prompts: in the study), so there is nothing to tune")
         return
     if len(tasks) != 1:
         raise click.UsageError("--init-from needs exactly one task to tune")

@@ -12,11 +12,11 @@ from transferscope.foreign import read_prompt
 from transferscope.importers.registry import ImportReport, importer
 from transferscope.importers.study_file import claim, kind_of, open_existing, write_tasks
 from transferscope.prompts import CONFIG, RECORD, SoftPrompt, find_prompts, load_prompt, save_prompt
+from transferscope.settings import RESERVED
 from transferscope.store import Study, checked_name
 
 NAME = "prompts"
 TEMPLATES = ("mask-first", "prefix", "suffix")
-RESERVED = ("none", "random", "scratch")
 # Names that tools give to the file of any prompt: the folder says which task it is.
 USUAL = (
     "task_prompt",
