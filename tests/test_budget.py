@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from transferscope import adaptive
 from transferscope.budget import BudgetReport, budget_curves
 from transferscope.comparison import IndicatorMatrix
 from transferscope.correlation import correlate
@@ -92,3 +93,24 @@ def test_errors(report: BudgetReport) -> None:
         InputError, match="scope 'same-type' needs the type of every task; not known of: a, b"
     ):
         budget_curves([MATRIX], TRANSFER, scope="same-type")
+
+
+def test_an_adaptive_curve_is_the_regret_of_its_own_order() -> None:
+    rows = np.random.default_rng(5).normal(size=(6, 3)) + 1
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    alike = IndicatorMatrix("on", TASKS, rows @ rows.T)
+    found = budget_curves([alike], TRANSFER, adaptive=["on"], over_seeds=True)
+    lost: list[list[float]] = []
+    for t in range(6):
+        others = [s for s in range(6) if s != t]
+        y = TRANSFER.values[:, t]
+        path = adaptive.order(adaptive.kernel(alike), t, others, lambda s, y=y, t=t: y[s] / y[t])  # type: ignore[misc]
+        lost.append([y[others].max() - y[path[:k]].max() for k in range(1, 6)])
+    for point, means in zip(found.curve("gp(on)"), np.mean(lost, axis=0), strict=True):
+        assert point.mean == pytest.approx(means)
+        assert point.n_targets == 6
+    assert found.curve("gp(on)")[0].mean == pytest.approx(found.curve("on")[0].mean)
+    with pytest.raises(InputError, match="no indicator 'onn'"):
+        budget_curves([alike], TRANSFER, adaptive=["onn"])
+    with pytest.raises(InputError, match="own prompt"):
+        budget_curves([alike], TRANSFER, adaptive=["on"], own_prompt="included")

@@ -17,9 +17,9 @@ from scipy.stats import spearmanr
 from transferscope.agreement import METRICS
 from transferscope.comparison import IndicatorMatrix, Material, from_rows
 from transferscope.correlation import CorrelationReport, correlate, regret_at_1, spearman
+from transferscope.default_indicator import by_needs
 from transferscope.errors import InputError
 from transferscope.exporters import export
-from transferscope.ranking import choose
 from transferscope.transfer import TransferMatrix
 
 TASKS = ("a", "b", "c", "d", "e")
@@ -219,7 +219,7 @@ def test_published_numbers(shared: Callable[..., Path], backbone: str) -> None:
 
 def test_the_evidence_that_rank_quotes_for_its_default(shared: Callable[..., Path]) -> None:
     reports = [published_report(shared, backbone) for backbone in PUBLISHED]
-    _, why = choose([Material("a", {"prompt": [np.zeros((2, 3))]})])
+    _, why = by_needs([Material("a", {"prompt": [np.zeros((2, 3))]})])
     assert f"({sum(len(report.targets) for report in reports)} targets)" in why
     for name in ("C_meantoken", "same_type"):
         scores = [report.get(name) for report in reports]

@@ -46,7 +46,7 @@ def test_the_json_of_a_ranking() -> None:
     found = json.loads(export(RANKING, "json"))
     assert list(found) == ["target", "model", "indicator", "sources", "baselines", "notes"]
     keys = ["rank", "source", "score", "low", "high", "ties_with_best", "measured"]
-    keys += ["basis", "examples", "type"]
+    keys += ["basis", "examples", "type", "tied_by_evidence"]
     assert [list(source) for source in found["sources"]] == [keys, keys]
     assert [source["type"] for source in found["sources"]] == ["x", None]
     assert found["sources"][0]["score"] == 0.1 + 0.2

@@ -141,6 +141,27 @@ def test_what_changed_is_said_and_only_that_is_done_again(study: Path) -> None:
     )
 
 
+def test_other_subtasks_are_extracted_again_and_not_tuned(study: Path) -> None:
+    open_study(study).extract(["films"])
+    before = contents(study / "prompts")
+    raw = yaml.safe_load((study / "study.yaml").read_text())
+    raw["tasks"]["films"]["subtasks"] = [{"positive": [0], "negative": [1]}]
+    store.write_text(study / "study.yaml", yaml.safe_dump(raw))
+    for again in (True, False):
+        lines: list[str] = []
+        signature = open_study(study, report=lines.append).extract(["films"])["films"]
+        said = [line for line in lines if "extracting films again: subtasks: new, [[[" in line]
+        assert bool(said) is again
+        assert signature.provenance["subtasks"] == [
+            {"name": "0 against 1", "positive": ["0"], "negative": ["1"]}
+        ]
+    assert contents(study / "prompts") == before
+    del raw["tasks"]["films"]["subtasks"]
+    store.write_text(study / "study.yaml", yaml.safe_dump(raw))
+    signature = open_study(study).extract(["films"])["films"]
+    assert [one["name"] for one in signature.provenance["subtasks"]] == ["1 against 0"]
+
+
 def test_changed_tuning_names_the_setting(study: Path) -> None:
     open_study(study).tune(["films"])
     raw = yaml.safe_load((study / "study.yaml").read_text())

@@ -13,8 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transferscope.comparison import IndicatorMatrix, from_rows
+from transferscope.agreement_tables import per_target
+from transferscope.budget import budget_curves
+from transferscope.comparison import IndicatorMatrix, Material, from_rows
+from transferscope.default_indicator import by_needs
+from transferscope.evidence import Known, gather
 from transferscope.ranking import rank_values
+from transferscope.resampling import bootstrap_mean
 from transferscope.transfer import COLUMNS, TransferMatrix
 from transferscope.transfer import from_rows as transfer_from_rows
 
@@ -124,3 +129,38 @@ def test_the_table_of_the_docs_is_what_is_measured(published: list[Published]) -
 
 def test_measuring_everything_has_no_regret(published: list[Published]) -> None:
     assert max(regrets(published, measure=16)) == 0.0
+
+
+def test_what_is_said_without_evidence_is_what_is_measured(published: list[Published]) -> None:
+    """The notes and the page quote agreement over both backbones, a task on both drawn as one."""
+    note = by_needs([Material("a", {"prompt": [np.zeros((2, 3))]})])[1]
+    for scope, quoted in (("all", ".411"), ("different-type", ".175 [.05, .31]")):
+        names, values, means = [], [], []
+        for one in published:
+            judged, orderings = gather([one.cosine], one.transfer, Known(one.types), ["random"])
+            cells = judged.cells("excluded", scope, one.types)  # type: ignore[arg-type]
+            table = per_target(orderings, judged.values[None], cells, ["spearman"])["spearman"][0, 0]
+            names += judged.targets
+            values += table.tolist()
+            means.append(float(np.mean(table)))
+        mean, low, high = bootstrap_mean(np.array(values), 0, clusters=names, expanded=True)
+        assert mean is not None
+        assert low is not None
+        assert high is not None
+        said = f"{mean:.3f}" if scope == "all" else f"{mean:.3f} [{low:.2f}, {high:.2f}]"
+        assert said.replace("0.", ".") == quoted
+        assert quoted in note
+        if scope != "all":
+            backbones = f"(RoBERTa-base {means[0]:.2f}, T5-small {means[1]:.2f})".replace("0.", ".")
+            assert backbones in note
+            assert backbones in DOCS.read_text(encoding="utf-8")
+
+
+def test_the_adaptive_orders_regret_in_the_docs(published: list[Published]) -> None:
+    text = " ".join(DOCS.read_text(encoding="utf-8").split())
+    for one in published:
+        report = budget_curves([one.cosine], one.transfer, adaptive=["C_meantoken"])
+        adaptive, plain = (report.curve(name) for name in ("gp(C_meantoken)", "C_meantoken"))
+        for way in (adaptive, plain):
+            two, three = (f"{way[k - 1].mean:.4f}".removeprefix("0") for k in (2, 3))
+            assert f"{two} and {three}" in text

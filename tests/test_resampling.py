@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import t as student
@@ -106,6 +108,37 @@ def test_sign_flips() -> None:
     assert found == pytest.approx(ttest_1samp(VALUES, 0).pvalue, abs=0.01)
 
 
+def test_clusters_change_their_signs_together() -> None:
+    off, clusters = np.array([1.0, 2, -0.5, 3, 1]), ["a", "b", "a", "c", "b"]
+    sums = [0.5, 3, 3]  # a, b, c
+    flips = [abs(np.dot(signs, sums)) for signs in itertools.product((1, -1), repeat=3)]
+    expected = np.mean(np.array(flips) >= 6.5)
+    assert resampling.sign_flip_p(off, 0, clusters=clusters) == expected == 0.25
+    assert resampling.sign_flip_p(off, 0) == resampling.sign_flip_p(off, 0, clusters=range(5))
+    assert resampling.sign_flip_p(off, 0, clusters=["a"] * 5) == 1
+    with pytest.raises(InputError, match="5 targets and 2 clusters"):
+        resampling.sign_flip_p(off, 0, clusters=["a", "b"])
+    # 14 targets twice are 14: no more is known, and p of drawn signs says the same
+    twice = np.repeat(VALUES - 0.3, 2)
+    together = resampling.sign_flip_p(twice, 0, clusters=[i // 2 for i in range(28)])
+    assert together == resampling.sign_flip_p(VALUES - 0.3, 0)
+    assert resampling.sign_flip_p(twice, 0) < together
+
+
+def test_a_difference_on_two_backbones_is_that_of_its_tasks() -> None:
+    other = np.random.default_rng(5).normal(0.2, 0.3, size=14)
+    options = {"names": ("a", "b"), "metric": "spearman", "seed": 0}
+    plain = resampling.paired_difference(VALUES, other, **options)  # type: ignore[arg-type]
+    first, second = np.repeat(VALUES, 2), np.repeat(other, 2)
+    twice = resampling.paired_difference(first, second, clusters=[i // 2 for i in range(28)], **options)  # type: ignore[arg-type]
+    for key in ("mean", "low", "high", "p"):
+        assert getattr(twice, key) == pytest.approx(getattr(plain, key))
+    assert plain.minimum_targets is not None
+    assert (twice.n_targets, twice.minimum_targets) == (28, 2 * plain.minimum_targets)
+    one = resampling.paired_difference(first, second, clusters=["a"] * 28, **options)  # type: ignore[arg-type]
+    assert (one.mean, one.low, one.p, one.minimum_targets) == (plain.mean, None, None, None)
+
+
 def test_the_minimum_number_of_targets() -> None:
     # a half of a standard deviation: 34 by tables of the paired t test (power .8, level .05)
     assert resampling.minimum_targets(1.0, 0.5) in (33, 34)
@@ -131,3 +164,10 @@ def test_a_paired_difference_uses_the_targets_that_both_have() -> None:
     assert (found.low, found.high) == (0.5, 1)
     alone = resampling.paired_difference(first[:1], second[:1], **options)  # type: ignore[arg-type]
     assert (alone.mean, alone.low, alone.p, alone.minimum_targets) == (0.5, None, None, None)
+
+
+def test_a_difference_next_to_nothing_needs_targets_without_end() -> None:
+    """So many that they are no 64-bit number any more, and still a number."""
+    needed = resampling.minimum_targets(1.0, 1e-16)
+    assert needed is not None
+    assert needed > 10**30

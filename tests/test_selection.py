@@ -108,3 +108,21 @@ def test_a_race_is_zero_shot(study: Path) -> None:
 
 def _others(matrix: Any, target: str) -> list[float]:
     return [matrix.value(source, target) for source in matrix.sources if source != target]
+
+
+def test_an_adaptive_choice_measures_k_and_the_own_prompt(study: Path) -> None:
+    """The first is the indicator's own first; passes are counted, those of the own prompts too."""
+    predicted = open_study(study).rank("films")
+    one = open_study(study).rank("films", measure=1, adaptive=True)
+    assert [source.basis for source in one.sources] == ["measured", "predicted"]
+    assert one.sources[0].source == predicted.sources[0].source
+    assert passes(one)[0] == 2 * 2 * 20
+    assert one.notes[0].startswith("Measured one after another")
+    both = open_study(study).rank("films", measure=2, adaptive=True)
+    assert passes(both)[0] == 2 * 20  # the rest was known
+    values = [source.measured for source in both.sources]
+    matrix = open_study(study).measure()
+    assert values == [pytest.approx(matrix.value(source.source, "films")) for source in both.sources]
+    for options in ({}, {"measure": 1, "race": True}):
+        with pytest.raises(InputError, match="adaptive"):
+            open_study(study).rank("films", adaptive=True, **options)  # type: ignore[arg-type]

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from transferscope import adaptive as gaussian_process
 from transferscope import agreement, agreement_tables, resampling
-from transferscope.errors import InputError
-from transferscope.evidence import Kind, Known, Ordering, OwnPrompt, Scope, gather
+from transferscope.errors import InputError, suggest
+from transferscope.evidence import Kind, Known, Measured, Ordering, OwnPrompt, Scope, gather
 
 if TYPE_CHECKING:
     from transferscope.comparison import IndicatorMatrix
@@ -70,12 +72,15 @@ def budget_curves(
     sizes: Mapping[str, int] | None = None,
     text_embedding: IndicatorMatrix | None = None,
     zero_shot: TransferMatrix | None = None,
+    adaptive: Sequence[str] = (),
 ) -> BudgetReport:
     """Regret of the best of the first k measured, k = 1 .. `largest`, for each indicator and baseline.
 
     A curve ends where every source of every target is measured. Ties are averaged over their orders and the
-    random order is its expectation. Arguments and errors as `correlation.correlate`; InputError for
-    `largest` < 1.
+    random order is its expectation. `adaptive` names indicators that also get a curve gp(NAME): the order in
+    which a Gaussian process with this kernel chooses (`adaptive.order`); targets without a measured own
+    prompt have none. Arguments and errors as `correlation.correlate`; InputError for `largest` < 1, and for
+    an adaptive order with the own prompt among the sources.
     """
     if largest < 1:
         raise InputError(f"the largest budget is {largest}; at least one source is measured")
@@ -94,7 +99,52 @@ def budget_curves(
         for i, one in enumerate(orderings)
         for k, metric in zip(budgets, metrics, strict=True)
     ]
+    for name in adaptive:
+        if own_prompt == "included":
+            raise InputError(
+                "an adaptive order starts from the own prompt's value: leave it out of the sources"
+            )
+        regrets = _adaptive(_named(matrices, name), measured, values, cells, last)  # [1 + Q, T, last]
+        one = Ordering(f"gp({name})", "indicator", None)
+        points += [_point(one, k, regrets[:, :, k - 1], seed, expanded) for k in budgets]
     return BudgetReport(measured.protocol, own_prompt, measured.targets, tuple(points), expanded)
+
+
+def _named(matrices: Sequence[IndicatorMatrix], name: str) -> IndicatorMatrix:
+    by_name = {matrix.indicator: matrix for matrix in matrices}
+    if name not in by_name:
+        raise InputError(f"no indicator {name!r} for an adaptive order. {suggest(name, by_name)}")
+    return by_name[name]
+
+
+def _adaptive(
+    matrix: IndicatorMatrix,
+    measured: Measured,
+    values: agreement.Floats,
+    cells: NDArray[np.bool_],
+    last: int,
+) -> agreement.Floats:
+    """Regret of an adaptive order under each version of the measured values [V, S, T]: [V, T, last]."""
+    correlations = gaussian_process.kernel(matrix)
+    place = [matrix.tasks.index(source) for source in measured.sources]
+    found = np.full((len(values), len(measured.targets), last), np.nan)
+    for t, target in enumerate(measured.targets):
+        row = measured.sources.index(target) if target in measured.sources else None
+        candidates = np.flatnonzero(cells[:, t])
+        if row is None or len(candidates) < 2:
+            continue
+        for version, column in enumerate(values[:, :, t]):
+            if not column[row] > 0:  # also where it is not known
+                continue
+            relative = {place[s]: float(column[s] / column[row]) for s in candidates}
+            order = gaussian_process.order(
+                correlations, place[row], list(relative), relative.__getitem__, budget=last
+            )
+            reached = np.maximum.accumulate([relative[s] for s in order]) * column[row]
+            lost = column[candidates].max() - reached
+            found[version, t, : len(lost)] = lost
+            found[version, t, len(lost) :] = 0.0
+    return found
 
 
 def _point(one: Ordering, k: int, table: agreement.Floats, seed: int, expanded: bool) -> BudgetPoint:

@@ -11,8 +11,8 @@ zero_shot (the source's zero-shot value on the target, where another protocol is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ Booleans = NDArray[np.bool_]
 Kind = Literal["indicator", "baseline"]
 OwnPrompt = Literal["excluded", "included"]
 Scope = Literal["all", "same-type", "different-type"]
+TEXTS = "text_embedding"
 SCOPES: tuple[Scope, ...] = ("all", "same-type", "different-type")
 
 
@@ -39,6 +40,21 @@ class Known:
     sizes: Mapping[str, int] | None = None
     text_embedding: IndicatorMatrix | None = None
     zero_shot: TransferMatrix | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known on one backbone: indicators, measured transfer, and what baselines read."""
+
+    backbone: str
+    matrices: Sequence[IndicatorMatrix]
+    transfer: TransferMatrix
+    known: Known = field(default_factory=Known)
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What baselines read, as the keywords of `correlate`, `budget_curves` and `sensitivity`."""
+        return {one.name: getattr(self.known, one.name) for one in fields(self.known)}
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,15 @@ class Ordering:
     name: str
     kind: Kind
     values: Floats | None
+
+
+def evidence_of(
+    backbone: str, matrices: Sequence[IndicatorMatrix], transfer: TransferMatrix, known: Known
+) -> Evidence:
+    """Evidence in which similarity of texts stands among the baselines: it needs no prompt."""
+    texts = [matrix for matrix in matrices if matrix.indicator == TEXTS]
+    others = [matrix for matrix in matrices if matrix.indicator != TEXTS]
+    return Evidence(backbone, others, transfer, replace(known, text_embedding=texts[0]) if texts else known)
 
 
 def gather(

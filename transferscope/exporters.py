@@ -5,30 +5,29 @@ Adding an exporter is one decorated function, here or in any module that is impo
     @exporter(Ranking, "dot")
     def ranking_dot(ranking: Ranking) -> str: ...
 
-`tabular(Type, tables)` adds table, csv and md at once for a record that is a table.
+`tabular(Type, tables)` adds table, csv and md at once for a record that is a table. The exporters of a record
+that is defined in MODULE.py may stand in MODULE_tables.py, which is imported when such a record is exported.
 """
 
 from __future__ import annotations
 
 import csv
+import importlib
+import importlib.util
 import io
 import json
 import math
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 
 from transferscope import latex
-from transferscope.agreement import METRICS
-from transferscope.budget import BudgetPoint, BudgetReport
 from transferscope.comparison import COLUMNS, IndicatorMatrix, to_rows
-from transferscope.correlation import CorrelationReport, Score
 from transferscope.errors import InputError, suggest
 from transferscope.ranking import Ranking
-from transferscope.resampling import Difference
 
 Cell = str | int | float | bool | None
 F = TypeVar("F", bound=Callable[..., str])
@@ -77,6 +76,7 @@ def export(record: Any, format_: str, *, width: int | None = None) -> str:
         if not record:
             raise InputError("there is nothing to export: the list of records is empty")
         kind = type(record[0])
+    _find(kind)
     if not formats(kind):
         known = sorted({name for name, _ in pairs()})
         raise InputError(f"no exporter for a {kind.__name__}. {suggest(kind.__name__, known)}")
@@ -85,6 +85,17 @@ def export(record: Any, format_: str, *, width: int | None = None) -> str:
     function = _EXPORTERS[kind, format_]
     text = function(record, width=width) if format_ == "table" else function(record)
     return text.rstrip("\n")
+
+
+def _find(kind: type) -> None:
+    """Import the file beside a record's own that has its exporters, if they are not there yet."""
+    beside = f"{kind.__module__}_tables"
+    if (
+        not formats(kind)
+        and kind.__module__.startswith("transferscope.")
+        and importlib.util.find_spec(beside)
+    ):
+        importlib.import_module(beside)
 
 
 def tabular(
@@ -119,7 +130,7 @@ def _rich(table: Table, width: int | None) -> str:
         numbers = all(row[i] is None or type(row[i]) in (int, float) for row in table.rows)
         drawn.add_column(Text(name), justify="right" if numbers else "left", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(Text(_show(cell)) for cell in row))
+        drawn.add_row(*(Text(show(cell)) for cell in row))
     page = io.StringIO()
     # Wide enough for anything, so that piped output is never cut; the table takes only what it needs.
     Console(file=page, width=width or 100_000, color_system=None).print(drawn)
@@ -132,7 +143,7 @@ def _rich(table: Table, width: int | None) -> str:
 
 def _markdown(table: Table) -> str:
     def line(cells: Sequence[Cell]) -> str:
-        return "| " + " | ".join(_show(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        return "| " + " | ".join(show(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
     parts = [f"**{table.title}**", ""] if table.title else []
     parts += [line(table.columns), "|" + " --- |" * len(table.columns), *map(line, table.rows)]
@@ -159,7 +170,8 @@ def _blank(cell: Cell) -> str:
     return str(cell).lower() if isinstance(cell, bool) else str(cell)
 
 
-def _show(cell: Cell) -> str:
+def show(cell: Cell) -> str:
+    """A cell as people read it: four digits, yes or no, a dash for what is not known."""
     if cell is None or cell != cell:
         return "-"
     if isinstance(cell, bool):
@@ -204,6 +216,7 @@ SOURCE_KEYS = (
     "basis",
     "examples",
     "type",
+    "tied_by_evidence",
 )
 
 
@@ -226,6 +239,8 @@ def _ranking_tables(ranking: Ranking) -> list[Table]:
         "ties with best": [source.ties_with_best for source in sources],
         "measured": [source.measured for source in sources],
     }
+    if any(source.tied_by_evidence is not None for source in sources):
+        columns["tied by evidence"] = [source.tied_by_evidence for source in sources]
     several = {source.basis for source in sources}
     if "measured" in several:
         columns["basis"] = [source.basis for source in sources]
@@ -293,108 +308,15 @@ tabular(
 )
 
 
-SCORE_KEYS = tuple(f.name for f in fields(Score))
-
-
-def _report_long(report: CorrelationReport) -> Table:
-    """One row a score, under what it was computed for: several reports can stand in one file."""
-    head = (report.protocol, report.own_prompt)
-    rows = tuple((*head, *(getattr(score, key) for key in SCORE_KEYS)) for score in report.scores)
-    return Table(("protocol", "own_prompt", *SCORE_KEYS), rows)
-
-
-def _report_tables(report: CorrelationReport) -> list[Table]:
-    """For each scope and aggregate: one row an ordering, the first metric in full, of the others the mean."""
-    kinds = dict.fromkeys((score.scope, score.aggregate) for score in report.scores)
-    tables = [_scores_table(report, scope, aggregate) for scope, aggregate in kinds]
-    if report.differences:
-        keys = tuple(f.name for f in fields(Difference))
-        rows = tuple(tuple(getattr(one, key) for key in keys) for one in report.differences)
-        against = report.differences[0].against
-        note = "p by flipping signs, two-sided, not corrected; minimum_targets: to see it 4 times in 5."
-        tables.append(Table(keys, rows, f"Differences from {against}, target by target", (note,)))
-    return tables
-
-
-def _scores_table(report: CorrelationReport, scope: str, aggregate: str) -> Table:
-    scores = [score for score in report.scores if (score.scope, score.aggregate) == (scope, aggregate)]
-    metrics = list(dict.fromkeys(score.metric for score in scores))
-    by_name: dict[str, dict[str, Score]] = {}
-    for score in scores:
-        by_name.setdefault(score.name, {})[score.metric] = score
-    first = metrics[0]
-    columns = ("", "kind", first, "low", "high", "p", "targets", "skipped", *metrics[1:])
-    rows = tuple(
-        (
-            *(name, row[first].kind, row[first].mean, row[first].low, row[first].high, row[first].p),
-            *(row[first].n_targets, row[first].n_skipped),
-            *(row[metric].mean for metric in metrics[1:]),
-        )
-        for name, row in by_name.items()
-    )
-    what = "mean over targets" if aggregate == "per-target" else "cells of all targets pooled in one list"
-    title = f"Agreement with measured transfer ({report.protocol}): {scope} sources, {what}"
-    wide = ", widened for few targets" if report.expanded else ""
-    notes = [
-        f"Own prompt {report.own_prompt}; {len(report.targets)} targets; 95 % bootstrap over "
-        f"{report.resampled}{wide}; low, high, p and targets are those of {first}.",
-        "p: one-sided, of renaming the tasks; for indicators corrected by Holm over all indicators.",
-        *(f"{metric}: {METRICS[metric].definition}." for metric in metrics),
-    ]
-    return Table(columns, rows, title, tuple(notes))
-
-
-@exporter(CorrelationReport, "json")
-def reportjson_text(report: CorrelationReport) -> str:
-    """{"protocol", "own_prompt", "targets", "scores": [SCORE_KEYS]}, and "differences" if asked for."""
-    scores = [{key: getattr(score, key) for key in SCORE_KEYS} for score in report.scores]
-    head = {"protocol": report.protocol, "own_prompt": report.own_prompt, "targets": report.targets}
-    more = {"differences": [asdict(one) for one in report.differences]} if report.differences else {}
-    return json_text({**head, "scores": scores, **more})
-
-
-tabular(CorrelationReport, _report_tables, _report_long)
-
-
-def _budget_long(report: BudgetReport) -> Table:
-    keys, head = tuple(f.name for f in fields(BudgetPoint)), (report.protocol, report.own_prompt)
-    rows = tuple((*head, *(getattr(point, key) for key in keys)) for point in report.points)
-    return Table(("protocol", "own_prompt", *keys), rows)
-
-
-def _budget_tables(report: BudgetReport) -> list[Table]:
-    """One row an ordering, one column a k, each with its interval."""
-    columns = ("", "kind", *(f"k = {point.k}" for point in report.curve(report.names[0])))
-    rows = tuple(
-        (name, report.curve(name)[0].kind, *map(_with_interval, report.curve(name))) for name in report.names
-    )
-    note = (
-        "Best measured value minus the best of the first k, mean over targets; own prompt "
-        f"{report.own_prompt}; {len(report.targets)} targets; 95 % bootstrap in brackets."
-    )
-    return [Table(columns, rows, f"Regret after measuring k sources ({report.protocol})", (note,))]
-
-
-def _with_interval(point: BudgetPoint) -> str:
-    ends = "" if point.low is None else f" [{_show(point.low)}, {_show(point.high)}]"
-    return _show(point.mean) + ends
-
-
-tabular(BudgetReport, _budget_tables, _budget_long)
-
-
-def _latex(tables: Sequence[Table]) -> str:
+def latex_text(tables: Sequence[Table]) -> str:
+    """Tables for LaTeX (booktabs), numbers to the right."""
     return "\n\n".join(
         latex.tabular(
             table.title,
             table.columns,
-            [[_show(cell) for cell in row] for row in table.rows],
+            [[show(cell) for cell in row] for row in table.rows],
             [all(not isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))],
             table.notes,
         )
         for table in tables
     )
-
-
-exporter(CorrelationReport, "latex")(lambda report: _latex(_report_tables(report)))
-exporter(BudgetReport, "latex")(lambda report: _latex(_budget_tables(report)))

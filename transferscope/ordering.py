@@ -19,7 +19,8 @@ class RankedSource:
     """One source: its score (larger: transfers better), 95 % interval, and measured transfer if any.
 
     `score` is None where no indicator was computed. `basis` says what gave the source its place; `examples`
-    how many the measured value rests on, where that is known.
+    how many the measured value rests on, where that is known. `ties_with_best` is what the trials say of the
+    score, `tied_by_evidence` what transfer to other targets says of the place (`recommendation.applied`).
     """
 
     rank: int
@@ -32,6 +33,7 @@ class RankedSource:
     type: str | None
     basis: Literal["measured", "predicted"] = "predicted"
     examples: int | None = None
+    tied_by_evidence: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def about_types(target: str, sources: Sequence[RankedSource], types: Mapping[str
     scored = [source for source in sources if source.score is not None and not math.isnan(source.score)]
     best = max(scored, key=lambda source: source.score or 0.0).source if scored else "none"
     return (
-        f"Sorted by type first: the sources of the target's type, {types[target]} ({_names(same)}), stand "
+        f"Sorted by type first: the sources of the target's type, {types[target]} ({listed(same)}), stand "
         "before the others, and the score orders within. Intervals and ties are those of the score alone, "
         f"whose best is {best}."
     )
@@ -167,13 +169,20 @@ def _check(values: Mapping[str, float], known: Mapping[str, RankedSource]) -> No
 def _placed(source: RankedSource, place: int, value: float | None, examples: int | None) -> RankedSource:
     if value is None:
         return replace(source, rank=place)
-    return replace(source, rank=place, measured=float(value), basis="measured", examples=examples)
+    return replace(
+        source,
+        rank=place,
+        measured=float(value),
+        basis="measured",
+        examples=examples,
+        tied_by_evidence=None,  # that is said of a predicted place
+    )
 
 
 def _about_values(sources: Sequence[RankedSource], k: int) -> str:
     if k == len(sources):
         return f"Measured: all {k} sources; the order is by what was measured."
-    names = _names(sorted(source.source for source in sources[:k]))
+    names = listed(sorted(source.source for source in sources[:k]))
     return (
         f"Measured: {k} of {len(sources)} sources ({names}), ordered by what was measured. The other "
         f"{len(sources) - k} are only predicted and stand below, in the predicted order."
@@ -190,7 +199,7 @@ def _about_race(sources: Sequence[RankedSource], dropped: Mapping[str, int | Non
     apart = ", which the race does not tell apart" if len(left) > 1 else ""
     return (
         f"Raced: {len(raced)} of {len(sources)} sources, left out on growing parts of the dev split; a value "
-        f"rests on the examples that the source has seen. Left at the end: {_names(left)}{apart}.{rest}"
+        f"rests on the examples that the source has seen. Left at the end: {listed(left)}{apart}.{rest}"
     )
 
 
@@ -221,6 +230,7 @@ def _measured_too(baseline: Baseline, values: Mapping[str, float]) -> Baseline:
     return replace(baseline, measured=sum(picks) / len(picks))
 
 
-def _names(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence, the first few of many."""
     more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
     return ", ".join(names[:FEW]) + more

@@ -22,13 +22,21 @@ from transferscope import (
 )
 from transferscope.comparison import IndicatorMatrix, Material
 from transferscope.correlation import CorrelationReport
-from transferscope.errors import StudyError, suggest
+from transferscope.errors import InputError, StudyError, suggest
+from transferscope.evidence import Evidence, Known, evidence_of
 from transferscope.exporters import Table, tabular
 from transferscope.initialisation import InitComparison
 from transferscope.ordering import Ranking
 from transferscope.prompts import RECORD, SoftPrompt, find_prompts, load_prompt
 from transferscope.settings import RESERVED, read_settings
-from transferscope.signatures import Signature, extract, extract_without_data, load_signature, save_signature
+from transferscope.signatures import (
+    Signature,
+    extract,
+    extract_without_data,
+    load_signature,
+    save_signature,
+    subtask_rows,
+)
 from transferscope.summary import StudySummary, TaskSummary
 from transferscope.transfer import TransferMatrix
 from transferscope.transfer_tables import TransferReport
@@ -191,9 +199,36 @@ class Pipeline(Workspace):
         tuning = measuring.tuning_of(self.settings.tuning, best.start, best.learning_rate, comparison.shots)
         return measuring.run_folder(self, comparison.target, best.start, tuning, best.seed, comparison.shots)
 
+    def evidence(self, protocol: str | None = None, names: Sequence[str] | None = None) -> Evidence:
+        """What `correlate` judges here: these indicators, measured transfer, and what baselines read.
+
+        What is not measured yet is measured. Raises StudyError where nothing can be.
+        """
+        measured = self.measure(protocol) if self.with_data else self.known_transfer(protocol)
+        if measured is None:
+            raise StudyError(
+                f"{self.study.folder} has neither data to measure on nor measured transfer of this protocol"
+            )
+        matrices = self.compare(names)
+        of_tasks = {name: one.provenance.get("train_examples") for name, one in self._signatures.items()}
+        known = Known(
+            types=self.types or None,
+            sizes={name: size for name, size in of_tasks.items() if size} or None,
+            zero_shot=self.known_transfer(transfer.ZERO_SHOT),
+        )
+        return evidence_of(self.settings.model.name, matrices, measured, known)
+
     def correlate(self) -> CorrelationReport:
-        """How well each indicator agrees with measured transfer here."""
-        report = correlation.correlate(self.compare(), self.measure(), types=self.types)
+        """How well each indicator agrees with measured transfer here, by the rules of the command."""
+        given = self.evidence()
+        report = correlation.correlate(
+            given.matrices,
+            given.transfer,
+            aggregates=correlation.AGGREGATES,
+            over_seeds=True,
+            expanded=True,
+            **given.beside,
+        )
         store.write_json(self.study.path("correlation.json"), report, versioned=True)
         return report
 
@@ -204,6 +239,7 @@ class Pipeline(Workspace):
         *,
         measure: int | None = None,
         race: bool = False,
+        adaptive: bool = False,
         prefer_same_type: bool = False,
         protocol: str | None = None,
     ) -> Ranking:
@@ -211,8 +247,12 @@ class Pipeline(Workspace):
 
         ``measure`` K orders the first K by what is measured on the target (read where it is known), ``race``
         by elimination: all sources without K, and then a target without prompts of its own needs none.
-        ``prefer_same_type`` sorts by task type first. ``protocol`` None: the study's default.
+        ``adaptive`` chooses each of the K by what those before it reached. ``prefer_same_type`` sorts by task
+        type first. ``protocol`` None: the study's default. Raises InputError: ``adaptive`` without K, or with
+        ``race``.
         """
+        if adaptive and (measure is None or race):
+            raise InputError("an adaptive order needs the number of sources to measure, and is no race")
         self.chosen([target])
         if race and measure is None and indicator is None and not self._tuned_already(target):
             return selection.race_all(self, target, protocol)
@@ -223,6 +263,9 @@ class Pipeline(Workspace):
             return found
         if not self.settings.tasks[target].has_data:
             return ordering.by_known(found, measure)
+        if adaptive:
+            (matrix,) = self.compare([found.indicator or ranking.DEFAULT])
+            return selection.measure_adaptively(self, found, matrix, measure, protocol)
         return selection.measure_first(self, found, measure, protocol)
 
     def _predicted(
@@ -245,6 +288,7 @@ class Pipeline(Workspace):
             types=self.types or None,
             sizes=sizes,
             prefer_same_type=prefer_same_type,
+            matrices=self._matrices,
         )
 
     def _tuned_already(self, target: str) -> bool:
@@ -280,6 +324,10 @@ class Pipeline(Workspace):
             inputs["task"] = self.task(name).fingerprint
             inputs["max_length"] = settings.max_length
             inputs["signatures"] = settings.signatures.model_dump()
+            if self.task(name).subtasks:  # else one-vs-rest, as before there was a choice
+                inputs["subtasks"] = [
+                    [one["positive"], one["negative"]] for one in subtask_rows(self.task(name))
+                ]
         if file.is_file():
             signature = load_signature(file)
             changed = store.stale_reason(self._inputs(signature), inputs)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transferscope import comparison
+from transferscope import comparison, recommendation
 from transferscope.baselines import Facts, baselines
 from transferscope.comparison import Material
-from transferscope.errors import IndicatorInputError, InputError, PromptError, suggest
+from transferscope.default_indicator import DEFAULT, Chosen, choose
+from transferscope.errors import InputError, PromptError, suggest
 from transferscope.ordering import (
     RankedSource,
     Ranking,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from transferscope.transfer import TransferMatrix
 
 NO_TRIALS = "Values from a table: no trials, so no interval, and no telling which sources tie."
-DEFAULT, WITHOUT_PROMPTS, OF_UPDATES = "prompt_cosine_mean_token", "on", "update_cosine"
 WEAK = "Prompts no better than the majority class (within two standard errors), of which little can be said"
 
 
@@ -92,15 +92,20 @@ def rank_materials(
     measure: int | None = None,
     seed: int = 0,
     resamples: int = 200,
+    matrices: Sequence[IndicatorMatrix] | None = None,
 ) -> Ranking:
-    """`rank`, on what every kind of source is turned into; ``notes`` stand last."""
+    """`rank`, on what every kind of source is turned into; ``notes`` stand last.
+
+    ``matrices`` are indicators of these materials that were computed already, for the evidence.
+    """
     goals = [material for material in materials if material.task == target]
     if not goals:
         names = [material.task for material in materials]
         raise InputError(f"nothing is known of the target {target!r}. {suggest(target, names)}")
     sources = [material for material in materials if material.task != target]
     facts = _facts(goals[0], sources, transfer, types, sizes)
-    found = _rank(goals[0], sources, model, indicator, facts, notes, prefer_same_type, seed, resamples)
+    chosen = choose(goals[0], sources, indicator, facts.types, transfer, prefer_same_type, matrices)
+    found = _rank(goals[0], sources, model, chosen, facts, notes, prefer_same_type, seed, resamples)
     return by_known(found, measure)
 
 
@@ -135,7 +140,8 @@ def rank_prompts(
     if "prompt" in goal.inputs:
         model = str(comparison.soft_prompts.load_prompt(own[0]).provenance.get("model") or "")
     facts = _facts(goal, sources, transfer, types)
-    found = _rank(goal, sources, model, indicator, facts, notes, prefer_same_type, seed, resamples)
+    chosen = choose(goal, sources, indicator, facts.types, transfer, prefer_same_type)
+    found = _rank(goal, sources, model, chosen, facts, notes, prefer_same_type, seed, resamples)
     return by_known(found, measure)
 
 
@@ -160,6 +166,14 @@ def rank_values(
     matrix = _one_of(matrices, indicator)
     if target not in matrix.tasks:
         raise InputError(f"no target {target!r} in the table. {suggest(target, matrix.tasks)}")
+    evidence = recommendation.weigh(
+        target,
+        [matrix],
+        transfer,
+        types=types,
+        prefer_same_type=prefer_same_type,
+        default=matrix.indicator,
+    )
     column = matrix.values[:, matrix.tasks.index(target)]
     scores = {
         task: float(value)
@@ -170,7 +184,8 @@ def rank_values(
         raise InputError(f"the table has no {matrix.indicator} of a source for {target!r}")
     facts = _facts(Material(target, {}), [Material(task, {}) for task in scores], transfer, types)
     ranked = [RankedSource(0, task, scores[task], None, None, None, *_known(facts, task)) for task in scores]
-    return by_known(_ranking("", matrix.indicator, facts, ranked, notes, prefer_same_type), measure)
+    found = _ranking("", matrix.indicator, facts, ranked, notes, prefer_same_type)
+    return by_known(recommendation.applied(found, evidence), measure)
 
 
 def measured_only(
@@ -304,18 +319,14 @@ def _rank(
     target: Material,
     sources: Sequence[Material],
     model: str,
-    name: str | None,
+    chosen: Chosen,
     facts: Facts,
     notes: Sequence[str],
     prefer_same_type: bool,
     seed: int,
     resamples: int,
 ) -> Ranking:
-    if not sources:
-        raise InputError(f"there is no source for {target.task!r}: at least one other task is needed")
-    comparison.check_together([target, *sources])
-    chosen, why = (name, f"Indicator {name}: asked for.") if name else choose([target, *sources])
-    record = comparison.find(chosen, [target, *sources])
+    record = comparison.find(chosen.name, [target, *sources])
     scores = np.array([score(record, source, target) for source in sources])
     draws = resampled(record, sources, target, seed=seed, resamples=resamples)  # [sources, resamples]
     several = [max(target.trials, source.trials) > 1 for source in sources]
@@ -327,35 +338,10 @@ def _rank(
         known = _known(facts, source.task)
         ranked.append(RankedSource(0, source.task, float(scores[i]), low, high, tie, *known))
     ranked.sort(key=_by_score)
-    said = [why, *_about_trials(target, sources, ranked)]
+    said = [chosen.why, *_about_trials(target, sources, ranked)]
     found = _ranking(model, record.name, facts, ranked, said, prefer_same_type)
+    found = recommendation.applied(found, chosen.evidence)
     return replace(found, notes=(*found.notes, *notes))
-
-
-def choose(materials: Sequence[Material]) -> tuple[str, str]:
-    """The indicator to use when none is asked for, and why."""
-    supplied = comparison.have(materials)
-    if "prompt" in supplied:
-        return DEFAULT, (
-            f"Indicator {DEFAULT}: the default. It needs prompts alone, and prompts of any length. With "
-            "the published transfer of RoBERTa-base and T5-small (31 targets) its mean per-target Spearman "
-            'is .411, that of "same task type" .535.'
-        )
-    if "stimulation" in supplied:
-        return WITHOUT_PROMPTS, (
-            f"Indicator {WITHOUT_PROMPTS}: chosen because not every source has prompt rows to compare; "
-            "it needs the stimulated neurons alone."
-        )
-    if "update" in supplied:
-        return OF_UPDATES, (
-            f"Indicator {OF_UPDATES}: the default for LoRA and IA3 adapters, because it is the simplest. No "
-            "published measurement of how far it agrees with transfer is known to this package. It compares "
-            "what was added to the backbone's weights, without the heads saved beside."
-        )
-    raise IndicatorInputError(
-        "no indicator can be chosen: some task has neither a prompt nor a stimulation "
-        f"(they come from {comparison.SUPPLIERS['prompt']}; {comparison.SUPPLIERS['stimulation']})"
-    )
 
 
 def _about_trials(target: Material, sources: Sequence[Material], ranked: Sequence[RankedSource]) -> list[str]:

@@ -177,15 +177,25 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
     return found
 
 
-def sign_flip_p(differences: Floats, seed: int, draws: int = PERMUTATIONS) -> float:
-    """Two-sided p of a mean difference [T] of 0: each target's sign as likely; all signs where T <= 10."""
-    n = len(differences)
+def sign_flip_p(
+    differences: Floats,
+    seed: int,
+    draws: int = PERMUTATIONS,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+) -> float:
+    """Two-sided p of a mean difference [T] of 0: each sign as likely; all signs where they are at most 10.
+
+    The targets of one cluster (`clusters` [T]; None: every target alone) change their signs together.
+    """
+    sums = np.array([differences[members].sum() for members in _groups(differences, clusters)])
+    n = len(sums)
     exact = n <= 10
     if exact:
         signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
     else:
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, n))
-    as_far = np.count_nonzero(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12)
+    as_far = np.count_nonzero(np.abs(signs @ sums) >= abs(sums.sum()) - 1e-12)
     return float(as_far / len(signs) if exact else (1 + as_far) / (1 + len(signs)))
 
 
@@ -202,7 +212,7 @@ def minimum_targets(
     ratio = abs(deviation / difference)
     n = max(3, int(np.ceil((ratio * (norm.ppf(1 - level / 2) + norm.ppf(power))) ** 2)))
     # t quantiles are wider than normal ones, so the answer is never below this start.
-    while n < (ratio * (t.ppf(1 - level / 2, n - 1) + t.ppf(power, n - 1))) ** 2:
+    while n < (ratio * (t.ppf(1 - level / 2, float(n - 1)) + t.ppf(power, float(n - 1)))) ** 2:
         n += 1
     return n
 
@@ -217,13 +227,22 @@ def paired_difference(
     higher_is_better: bool = True,
     clusters: Sequence[Hashable] | None = None,
 ) -> Difference:
-    """first - second, both [T] and of the same targets, over the targets that both have."""
+    """first - second, both [T] and of the same targets, over the targets that both have.
+
+    `clusters` [T] (one task on several backbones, say) are drawn together, change signs together, and are
+    what more is needed of in `minimum_targets`. None: every target alone.
+    """
     both = np.isfinite(first) & np.isfinite(second)
     off = (first - second)[both]
     kept = [name for name, keep in zip(clusters, both, strict=True) if keep] if clusters is not None else None
     mean, low, high = bootstrap_mean(off, seed, clusters=kept)
-    if mean is None or len(off) < 2:
+    groups = _groups(off, kept)
+    if mean is None or len(groups) < 2:
         return Difference(*names, metric, mean, low, high, None, None, len(off), None)
     better = None if mean == 0 else (mean > 0) == higher_is_better
-    needed = minimum_targets(float(off.std(ddof=1)), mean)
-    return Difference(*names, metric, mean, low, high, sign_flip_p(off, seed), better, len(off), needed)
+    size = len(off) / len(groups)
+    deviation = float(np.std([(off[members] - mean).sum() / size for members in groups], ddof=1))
+    needed = minimum_targets(deviation, mean)
+    targets = None if needed is None else int(np.ceil(needed * size))
+    p = sign_flip_p(off, seed, clusters=kept)
+    return Difference(*names, metric, mean, low, high, p, better, len(off), targets)

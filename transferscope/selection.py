@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from transferscope import measuring, ordering, ranking, transfer
+from transferscope import adaptive, measuring, ordering, ranking, transfer
+from transferscope.comparison import IndicatorMatrix
 from transferscope.errors import InputError
 from transferscope.metrics import metric as find_metric
 from transferscope.ordering import Ranking
@@ -39,6 +41,54 @@ def measure_first(workspace: Workspace, found: Ranking, measure: int, protocol: 
         values,
         spent=len(new) * examples,
         exhaustive=_exhaustive(workspace, [source.source for source in found.sources], examples),
+    )
+
+
+def measure_adaptively(
+    workspace: Workspace, found: Ranking, matrix: IndicatorMatrix, measure: int, protocol: str | None
+) -> Ranking:
+    """A ranking whose measured sources were chosen one after another, by what those before them reached.
+
+    ``matrix`` is the indicator that serves as kernel (`adaptive.kernel`). The target's own prompts are
+    measured first: values relative to theirs are what the Gaussian process is about. Raises InputError where
+    their value is not positive, or the indicator is no kernel.
+    """
+    chosen = protocol or measuring.default_protocol(workspace)
+    target, values, new = found.target, dict[str, float](), 0
+    everyone = [source.source for source in found.sources]
+    correlations, place = adaptive.kernel(matrix), {name: i for i, name in enumerate(matrix.tasks)}
+    examples = len(workspace.task(target).dev)
+    stored = measuring.open_cells(workspace, target, chosen)
+
+    def value(name: str) -> float:
+        nonlocal new
+        prompts = workspace.tune([name])
+        new += sum(stored.get(name, p.seed, p.fingerprint) is None for p in prompts[name])
+        cells = measuring.measure_column(workspace, target, prompts, chosen, with_controls=False)
+        return float(np.mean([cell.value for cell in cells if cell.source == name]))
+
+    own = value(target)
+    if own <= 0:
+        raise InputError(f"the own prompts of {target!r} reach {own:.4g}: nothing can be relative to that")
+
+    def relative(index: int) -> float:
+        values[matrix.tasks[index]] = value(matrix.tasks[index])
+        return values[matrix.tasks[index]] / own
+
+    budget = len(ordering.first(found, measure))
+    adaptive.order(correlations, place[target], [place[name] for name in everyone], relative, budget=budget)
+    measuring.write_table(workspace)
+    result = ordering.remeasured(
+        found, values, spent=new * examples, exhaustive=_exhaustive(workspace, everyone, examples)
+    )
+    return replace(result, notes=(_about_adapting(matrix.indicator, values, target, own), *result.notes))
+
+
+def _about_adapting(indicator: str, values: Mapping[str, float], target: str, own: float) -> str:
+    return (
+        f"Measured one after another, each chosen by what those before it reached (Gaussian process, kernel "
+        f"{indicator}, values relative to the {own:.4f} of {target}'s own prompts, which were measured for "
+        f"it): {', '.join(values)}."
     )
 
 

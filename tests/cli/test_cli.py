@@ -31,7 +31,7 @@ from transferscope.ranking import RankedSource, Ranking, rank_prompts
 
 VERBS = (
     "choose", "compare", "correlate", "demo", "export", "extract", "graph", "import", "list",
-    "measure", "project", "rank", "run", "tune",
+    "measure", "neurons", "origin", "perturb", "project", "prune", "rank", "run", "tune",
 )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def test_rank_of_a_study(study: FakePipeline) -> None:
     assert json.loads(result.stdout) == json.loads(export(study.ranking, "json"))
     assert "working" in result.stderr
     assert study.path == Path("my-study")
-    asked = {"measure": None, "race": False, "prefer_same_type": False, "protocol": None}
+    asked = {"measure": None, "race": False, "adaptive": False, "prefer_same_type": False, "protocol": None}
     assert study.calls == [("rank", "a", {"indicator": "on", **asked})]
 
 
@@ -261,7 +261,7 @@ def test_rank_of_prompt_folders(prompts: Path) -> None:
     assert json.loads(result.stdout) == json.loads(export(expected, "json"))
     assert [source.source for source in expected.sources] == ["near", "far"]
     keys = {"rank", "source", "score", "low", "high", "ties_with_best", "measured"}
-    keys |= {"basis", "examples", "type"}
+    keys |= {"basis", "examples", "type", "tied_by_evidence"}
     assert set(json.loads(result.stdout)["sources"][0]) == keys
 
 

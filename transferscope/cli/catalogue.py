@@ -130,6 +130,7 @@ def _tasks(study: Path | None, name: str | None) -> list[dict[str, Any]]:
 
 
 def _formats(study: Path | None, name: str | None) -> list[dict[str, Any]]:
+    from transferscope import budget_tables, correlation_tables  # noqa: F401  # they register theirs
     from transferscope.exporters import pairs
 
     return [{"name": format_, "of": record} for record, format_ in pairs()]

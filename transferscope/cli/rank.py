@@ -39,6 +39,7 @@ PROTOCOLS = ("zero-shot", "linear-probe")
 @click.option("--prefer-same-type", is_flag=True, help="Sort by task type first, by the indicator inside.")
 @click.option("--measure", type=click.IntRange(min=1), metavar="K", help="Order the K best by real transfer.")
 @click.option("--race", is_flag=True, help="Measure by elimination: the K best, or all sources.")
+@click.option("--adaptive", is_flag=True, help="Choose each of the K by what those before it reached.")
 @click.option(
     "--protocol",
     type=click.Choice(PROTOCOLS),
@@ -57,6 +58,7 @@ def command(
     prefer_same_type: bool,
     measure: int | None,
     race: bool,
+    adaptive: bool,
     protocol: str | None,
     format_: str,
     output: Path | None,
@@ -71,11 +73,14 @@ def command(
     \b
     transferscope rank sst2 --study my-study
     transferscope rank sst2 --study my-study --prefer-same-type --measure 3
+    transferscope rank sst2 --study my-study --measure 3 --adaptive
     transferscope rank adapters/sst2 --prompts adapters/imdb adapters/mnli --format json
     transferscope rank sst2 --indicators values.csv --indicator on --types types.csv
     """
     if (study is not None) + bool(prompts) + (table is not None) != 1:
         raise click.UsageError("give one of --study DIR, --prompts DIR... and --indicators FILE")
+    if adaptive and (race or not measure):
+        raise click.UsageError("--adaptive goes with --measure K, and not with --race")
     if (more and not prompts) or (study and (types or transfer)):
         raise click.UsageError("folders go with --prompts, --types and --transfer with it or --indicators")
     if study is not None:
@@ -84,13 +89,16 @@ def command(
             indicator=indicator,
             measure=measure,
             race=race,
+            adaptive=adaptive,
             prefer_same_type=prefer_same_type,
             protocol=protocol,
         )
         emit(found, format_, output)
         return
-    if race or protocol:
-        raise click.UsageError("--race and --protocol go with --study: they need a model and the task's data")
+    if race or adaptive or protocol:
+        raise click.UsageError(
+            "--race, --adaptive and --protocol go with --study: they need a model and the task's data"
+        )
     if measure and not transfer:
         raise click.UsageError("--measure needs --transfer FILE, or --study to measure there")
     from transferscope import ranking

@@ -47,7 +47,11 @@ def _transfer(demo: Demo) -> str:
 
 
 def _agreement(demo: Demo, width: int | None) -> str:
-    scores = [score for score in demo.report.scores if score.metric == "spearman" and score.scope == "all"]
+    scores = [
+        score
+        for score in demo.report.scores
+        if (score.metric, score.scope, score.aggregate) == ("spearman", "all", "per-target")
+    ]
     found = sorted((s for s in scores if s.kind == "indicator"), key=_mean, reverse=True)
     shown = found if len(found) <= 2 * TOP else found[:TOP] + found[-2:]
     baselines = sorted((s for s in scores if s.kind == "baseline"), key=_mean, reverse=True)
