@@ -1,6 +1,6 @@
 """What an indicator accepts: arrays are checked once here, with errors that name shapes and places.
 
-Letters: P prompt rows, D hidden size, L layers, N neurons a layer, C one-vs-rest subtasks, S examples, A
+Letters: P prompt rows, D hidden size, L layers, N neurons a layer, C binary subtasks, S examples, A
 anchors.
 """
 

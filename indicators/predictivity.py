@@ -1,6 +1,6 @@
 """Indicators on predictivities: which neurons tell a task's labels apart.
 
-Arrays are [L, N], or [C, L, N] for C one-vs-rest subtasks. NaN marks an undefined cell (a neuron that does
+Arrays are [L, N], or [C, L, N] for C binary subtasks. NaN marks an undefined cell (a neuron that does
 not vary): it is in no mask, and a rank correlation leaves it out.
 """
 

@@ -262,6 +262,19 @@ def test_accuracies_are_those_of_slow_loops(classes: int, size: int) -> None:
             assert float(balanced[cell]) == pytest.approx(sum(shares) / 2, abs=1e-15)
 
 
+def test_accuracy_of_sides_leaves_the_other_classes_out() -> None:
+    values, labels = activations(4)
+    baseline = moments(4, values, labels).mean
+    found = fires(baseline, 4, values, labels)
+    inside = labels != 1
+    binary = fires(baseline, 2, values[inside], (labels[inside] != 3).long())  # 0 and 2 against 3
+    for balanced in (False, True):
+        sides = found.accuracy([0, 2], [3], balanced=balanced)
+        assert torch.equal(sides, binary.accuracy(1, balanced=balanced))
+        rest = found.accuracy((1,), (0, 2, 3), balanced=balanced)
+        assert torch.equal(rest, found.accuracy(1, balanced=balanced))
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("cuts", [(9,), (1, 2, 17), (0, 23)])
 def test_shards_merge_by_addition(classes: int, cuts: tuple[int, ...]) -> None:

@@ -28,6 +28,7 @@ from transferscope.signatures import (
     measure_neurons,
     stimulate,
 )
+from transferscope.task_spec import Subtask
 from transferscope.tasks import Example, Task
 
 # Measurements are those of the formulas.
@@ -136,6 +137,69 @@ def test_three_classes_are_three_binary_subtasks(model_type: str) -> None:
         )
         unbalanced = measure(made.attached, train, dev, balanced=False).subtask_accuracy[positive]
         agree(unbalanced, slow.accuracy(*acts, made.labels, positive), *acts)
+
+
+SUBTASKS = (Subtask((2,), (0,)), Subtask((1,), (0, 2)), Subtask((0, 1), (2,)))
+
+
+@pytest.mark.parametrize(("model_type", "balanced"), [("bert", True), ("bert", False), ("t5-gated", True)])
+def test_given_subtasks_are_the_slow_loops_over_their_examples(model_type: str, balanced: bool) -> None:
+    made = case(model_type, "prefix", 3)
+    split = [encode(made.backbone, s, prompt_rows=ROWS) for s in (made.task.train, made.task.dev)]
+    found, whole = (measure(made.attached, *split, balanced=balanced, subtasks=s) for s in (SUBTASKS, ()))
+    train, dev = made.activations
+    train_labels = [example.label for example in made.task.train]
+    moved = 0
+    for accuracy, subtask in zip(found.subtask_accuracy, SUBTASKS, strict=True):
+        sides = subtask.positive, subtask.negative
+        inside = [a for a, label in zip(train, train_labels, strict=True) if label in sides[0] + sides[1]]
+        varies = padded(slow.varies(inside), accuracy.shape)
+        np.testing.assert_array_equal(np.isfinite(accuracy), varies)
+        threshold = slow.subtask_baseline(train, train_labels, sides, balanced=balanced)
+        slowly = slow.subtask_accuracy(threshold, dev, made.labels, sides, balanced=balanced)
+        # Where an activation is as near as rounding to its baseline, neither is right or wrong.
+        gap = np.min(
+            [np.abs(padded(one, accuracy.shape) - padded(threshold, accuracy.shape)) for one in dev], 0
+        )
+        sure = varies & (gap > 2e-6)
+        assert sure.sum() > 0.9 * varies.sum()
+        np.testing.assert_allclose(accuracy[sure], padded(slowly, accuracy.shape)[sure], rtol=0, atol=1e-12)
+        plain = slow.subtask_accuracy(slow.baseline(train), dev, made.labels, sides, balanced=balanced)
+        moved += int((padded(plain, accuracy.shape)[sure] != accuracy[sure]).sum())
+    assert moved > 30  # the baseline of all examples would give other numbers
+    np.testing.assert_array_equal(found.baseline, whole.baseline)
+    np.testing.assert_array_equal(found.features, whole.features)
+
+
+def test_one_vs_rest_may_be_written_out() -> None:
+    made = case("bert", "prefix", 3)
+    split = [encode(made.backbone, s, prompt_rows=ROWS) for s in (made.task.train, made.task.dev)]
+    given = [Subtask((k,), tuple({0, 1, 2} - {k})) for k in range(3)]
+    found, usual = (measure(made.attached, *split, balanced=False, subtasks=s) for s in (given, ()))
+    np.testing.assert_allclose(found.predictivity, usual.predictivity, rtol=0, atol=1e-12)
+    reverse = [Subtask(one.negative, one.positive) for one in given]
+    other = measure(made.attached, *split, balanced=False, subtasks=reverse)
+    np.testing.assert_allclose(other.subtask_accuracy, 1 - found.subtask_accuracy, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(other.predictivity, found.predictivity, rtol=0, atol=1e-12)
+
+
+def test_subtasks_of_token_ids_leave_out_what_does_not_vary_in_them() -> None:
+    made = case("bert", "mask-first")
+    three = [([2, 5, 9, 3], 0), ([2, 5, 9, 3], 1), ([2, 7, 3], 2), ([2, 8, 11, 3], 2)] * 3
+    both = Subtask((1,), (0,)), Subtask((2,), (0, 1))
+    rows = all_rows(made.attached)
+    found = measure_neurons(made.backbone.model, rows, three, three, subtasks=both)
+    # Classes 0 and 1 have the same text: nothing varies among them, whatever it does over all.
+    assert found.defined.mean() > 0.3
+    assert np.isnan(found.predictivity[0]).all()
+    assert np.isfinite(found.predictivity[1]).mean() > 0.9
+    for wrong, message in (
+        (Subtask((3,), (0,), "a"), r"subtask 'a': class id 3, allowed are 0 to 2"),
+        (Subtask((1,), (), "b"), r"subtask 'b': each side needs a class"),
+        (Subtask((1,), (0, 1), "c"), r"subtask 'c': .*positive \[1\], negative \[0, 1\]"),
+    ):
+        with pytest.raises(TaskError, match=message):
+            measure_neurons(made.backbone.model, rows, three, three, subtasks=[wrong])
 
 
 def test_two_classes_are_not_balanced_unless_asked_for() -> None:

@@ -12,7 +12,9 @@ import pytest
 import tiny
 from by_hand import task
 
+from indicators.predictivity import skill_mask
 from transferscope import attachment
+from transferscope.comparison import compare_materials, from_signature
 from transferscope.encoding import encode
 from transferscope.errors import (
     PromptError,
@@ -31,6 +33,7 @@ from transferscope.signatures import (
     measure,
     save_signature,
 )
+from transferscope.task_spec import Subtask
 
 # Signatures over trials.
 
@@ -83,6 +86,38 @@ def test_extract_is_one_measurement_a_prompt_in_their_order(backbone: Any, class
     assert signature.provenance["scores"] == [{"dev": 0.5}, {"dev": 0.2}, {"dev": 0.9}]
     assert signature.provenance["prompts"] == [prompt.fingerprint for prompt in several]
     assert (signature.provenance["type"], signature.provenance["active_means"]) == ("sentiment", "value > 0")
+
+
+def test_subtasks_go_from_the_task_into_the_signature(backbone: Any) -> None:
+    given = Subtask((2,), (0,), "2 against 0"), Subtask((1,), (0, 2), "1 against 0 or 2")
+    others = {"a": task(classes=3, subtasks=given), "b": task(classes=3), "c": task()}
+    made = {
+        name: extract(backbone, replace(data, name=name), prompts([0, 1])) for name, data in others.items()
+    }
+    sizes = {name: one.subtask_predictivity.shape[0] for name, one in made.items()}
+    assert sizes == {"a": 2, "b": 3, "c": 1}
+    assert made["a"].provenance["subtasks"] == [
+        {"name": "2 against 0", "positive": ["class 2"], "negative": ["class 0"]},
+        {"name": "1 against 0 or 2", "positive": ["class 1"], "negative": ["class 0", "class 2"]},
+    ]
+    assert [one["name"] for one in made["b"].provenance["subtasks"]] == [
+        f"class {k} against the rest" for k in range(3)
+    ]
+    assert made["c"].provenance["subtasks"] == [
+        {"name": "class 1 against class 0", "positive": ["class 1"], "negative": ["class 0"]}
+    ]
+    # The same number of each subtask, united: 6 of 24 in each of two layers.
+    each = [skill_mask(one, 0.25) for one in made["a"].subtask_predictivity]
+    assert [mask.sum(axis=1).tolist() for mask in each] == [[6, 6], [6, 6]]
+    np.testing.assert_array_equal(made["a"].skill_mask(0.25), each[0] | each[1])
+    # Every indicator of signatures takes tasks with other numbers of subtasks.
+    matrices = compare_materials([from_signature(one) for one in made.values()])
+    known = {matrix.indicator: matrix for matrix in matrices}
+    assert {"skill_jaccard", "predictivity_spearman"} <= set(known)
+    assert all(
+        np.isfinite(matrix.values).all()
+        for matrix in (known["skill_jaccard"], known["predictivity_spearman"])
+    )
 
 
 def test_a_gated_model_says_what_active_means() -> None:

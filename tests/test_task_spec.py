@@ -11,7 +11,14 @@ import yaml
 from pydantic import ValidationError
 
 from transferscope.errors import TaskError
-from transferscope.task_spec import TaskSpec, parse_spec
+from transferscope.task_spec import (
+    Subtask,
+    SubtaskSpec,
+    TaskSpec,
+    default_subtasks,
+    find_subtasks,
+    parse_spec,
+)
 
 
 def test_defaults_and_shapes() -> None:
@@ -40,7 +47,42 @@ def test_a_text_in_place_of_a_class() -> None:
     assert (classes.kind, classes.gold) == ("classification", "label")
 
 
+def test_subtasks_are_a_scheme_or_sides() -> None:
+    assert parse_spec("t", {"train": "a.jsonl"}).subtasks == "one-vs-rest"
+    given = [{"positive": "a", "negative": ["b", 3]}, {"negative": ["a"], "positive": ["b"]}]
+    spec = parse_spec("t", {"train": "a.jsonl", "subtasks": given})
+    assert spec.subtasks == (
+        SubtaskSpec(positive=("a",), negative=("b", "3")),
+        SubtaskSpec(positive=("b",), negative=("a",)),
+    )
+    assert TaskSpec.model_validate(spec.model_dump(mode="json")) == spec
+    found = find_subtasks(spec.subtasks, ["a", "b", "3"])
+    assert found == (Subtask((0,), (1, 2), "a against b or 3"), Subtask((1,), (0,), "b against a"))
+
+
+def test_the_named_schemes() -> None:
+    labels = ["entailment", "Neutral", "contradiction"]
+    assert find_subtasks("one-vs-rest", labels) == ()
+    assert find_subtasks("poles-and-neutral", labels) == (
+        Subtask((2,), (0,), "contradiction against entailment"),
+        Subtask((1,), (0, 2), "Neutral against entailment or contradiction"),
+    )
+    # Wherever it stands: label names that are read from data are in alphabetical order.
+    assert [(one.positive, one.negative) for one in find_subtasks("poles-and-neutral", sorted(labels))] == [
+        ((2,), (1,)),
+        ((0,), (1, 2)),
+    ]
+    for wrong in (["no", "neutral", "yes", "maybe"], ["0", "1", "2"], ["neutral", "no"]):
+        with pytest.raises(
+            TaskError, match=r"three classes, one of them called 'neutral'; the labels are " + wrong[0]
+        ):
+            find_subtasks("poles-and-neutral", wrong)
+    assert default_subtasks(["no", "yes"]) == (Subtask((1,), (0,), "yes against no"),)
+    assert default_subtasks(["a", "b", "c"])[1] == Subtask((1,), (0, 2), "b against the rest")
+
+
 FILE = {"train": "a.jsonl"}
+SIDES = {"positive": ["a"], "negative": ["b"]}
 KINDS = (
     "expected one of a dataset (Hub id), a path (folder of save_to_disk) or train (a file; dev, another), "
 )
@@ -80,6 +122,36 @@ WRONG: list[tuple[Any, str]] = [
     (FILE | {"answer": "a", "metric": "blue"}, "metric: unknown value 'blue'. Did you mean 'bleu'?"),
     (FILE | {"max_new_tokens": 8}, "max_new_tokens goes with answer"),
     (FILE | {"answer": "a", "max_new_tokens": 0}, "max_new_tokens: input should be greater than or equal"),
+    (
+        FILE | {"subtasks": "one_vs_rest"},
+        "subtasks: unknown scheme 'one_vs_rest'. Did you mean 'one-vs-rest'?",
+    ),
+    (FILE | {"subtasks": []}, "subtasks: expected one-vs-rest or poles-and-neutral, or a list of {positive"),
+    (
+        FILE | {"subtasks": SIDES},
+        "subtasks: expected one-vs-rest or poles-and-neutral, or a list of {positive",
+    ),
+    (
+        FILE | {"subtasks": ["a"]},
+        "subtasks: subtask 1: expected {positive: [names], negative: [names]}, found 'a'",
+    ),
+    (
+        FILE | {"subtasks": [SIDES | {"positve": ["c"]}]},
+        "subtasks: subtask 1: unknown side 'positve'. Did you mean 'positive'? Available: negative, positiv",
+    ),
+    (FILE | {"subtasks": [SIDES, {"positive": ["a"]}]}, "subtasks: subtask 2: no class is negative"),
+    (FILE | {"subtasks": [SIDES | {"positive": []}]}, "subtasks: subtask 1: no class is positive"),
+    (FILE | {"subtasks": [SIDES | {"negative": ["c", "a"]}]}, "subtasks: subtask 1: 'a' is on both sides"),
+    (FILE | {"subtasks": [SIDES | {"negative": ["c", "c"]}]}, "subtasks: 'c' stands there twice"),
+    (
+        FILE | {"subtasks": [SIDES | {"positive": True}]},
+        "subtasks: True is not a name: YAML reads a bare yes",
+    ),
+    (
+        FILE | {"subtasks": [SIDES, {"positive": ["b"], "negative": ["a"]}]},
+        "subtasks: numbers 1 and 2 tell the same classes apart",
+    ),
+    (FILE | {"answer": "a", "subtasks": [SIDES]}, "or subtasks (it is a class), not both"),
     ({}, KINDS + "found none"),
     ({"dev": "a.jsonl"}, KINDS + "found dev 'a.jsonl' without train"),
     ({"dataset": "d", "path": "p"}, KINDS + "found dataset 'd' and path 'p'"),

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transferscope.errors import TaskError
+from transferscope.task_spec import Subtask
 from transferscope.tasks import Example, Task, load_task, stratified
 
 Rows = list[tuple[Any, Any]]
@@ -54,6 +55,10 @@ def test_parts_that_do_not_fit() -> None:
         Task("t", (one,), (pair,), ("no", "yes"))
     with pytest.raises(TaskError, match=r"unknown metric 'f1'\. .*Available: accuracy, macro_f1, matthews"):
         Task("t", (one,), (one,), ("no", "yes"), metric="f1")  # type: ignore[arg-type]
+    with pytest.raises(TaskError, match="task 't': subtask 's': class id 2, allowed are 0 to 1"):
+        Task("t", (one,), (one,), ("no", "yes"), subtasks=(Subtask((2,), (0,), "s"),))
+    with pytest.raises(TaskError, match=r"task 't': subtask 's': .* no class may stand there twice"):
+        Task("t", (one,), (one,), ("no", "yes"), subtasks=(Subtask((1,), (1, 0), "s"),))
     with pytest.raises(TaskError, match="the dev split is empty"):
         _ = Task("t", (one,), (), ("no", "yes")).majority
 
@@ -62,6 +67,8 @@ def test_the_fingerprint_follows_what_numbers_are_made_from() -> None:
     examples = (Example("a", None, 0), Example("b", None, 1))
     task = Task("t", examples, examples, ("no", "yes"))
     assert task.fingerprint == replace(task, name="u", type="film", source="elsewhere").fingerprint
+    # Prompts do not depend on them: what neurons are asked is an input of the signature alone.
+    assert task.fingerprint == replace(task, subtasks=(Subtask((0,), (1,)),)).fingerprint
     changed = [
         replace(task, train=examples[::-1]),
         replace(task, dev=examples[:1]),
@@ -145,6 +152,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"labels": ["neg", "pos"], "words": {"neg": "x", "poss": "y"}},
         r"words: unknown label 'poss'\. Did you mean 'pos'\? Available: neg, pos\.",
     ),
+    (
+        {"labels": ["neg", "pos"], "subtasks": [{"positive": "poss", "negative": "neg"}]},
+        r"subtasks: unknown label 'poss'\. Did you mean 'pos'\? Available: neg, pos\.",
+    ),
+    (
+        {"subtasks": "poles-and-neutral"},
+        r"is for three classes, one of them called 'neutral'; the labels are 0, 1",
+    ),
     ({"max_train": 1}, r"max_train: 1 examples cannot hold 2 classes"),
     ({"max_dev": 1}, r"max_dev: 1 examples cannot hold 2 classes"),
     (
@@ -181,6 +196,17 @@ def test_caps_keep_proportions_and_order(tmp_path: Path) -> None:
     assert numbers == sorted(numbers)
     assert "train.jsonl (40 of 200)" in task.source
     assert "dev.jsonl (20 of 200)" in task.source
+
+
+def test_subtasks_are_read_by_the_names_of_the_classes(tmp_path: Path) -> None:
+    rows: Rows = [("a", 0), ("b", 1), ("c", 2)]
+    labels = ["neutral", "neg", "pos"]
+    task = _load(tmp_path, rows, rows, labels=labels, subtasks="poles-and-neutral")
+    assert [(one.positive, one.negative) for one in task.subtasks] == [((2,), (1,)), ((0,), (1, 2))]
+    assert _load(tmp_path, rows, rows, labels=labels).subtasks == ()
+    given = [{"positive": "pos", "negative": ["neg", "neutral"]}]
+    task = _load(tmp_path, rows, rows, labels=labels, subtasks=given)
+    assert task.subtasks == (Subtask((2,), (1, 0), "pos against neg or neutral"),)
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from transferscope import templates
+from transferscope.architectures import Part
 from transferscope.attachment import Attached
 from transferscope.models import Backbone
 from transferscope.templates import Placed
@@ -30,10 +31,10 @@ def capture(backbone: Backbone, sink: Sink, *, gates: bool = False) -> Iterator[
     """
     handles: list[Any] = []
     try:
-        for (_, layer, down), gate in zip(backbone.down_projections(), backbone.gates(), strict=True):
+        for (stack, layer, down), gate in zip(backbone.down_projections(), backbone.gates(), strict=True):
             held: dict[str, Tensor] = {}
             if gates and gate is not None:
-                handles.append(gate.register_forward_hook(_keep(held)))
+                handles.append(gate.register_forward_hook(_keep(held, stack.gate_part)))
             handles.append(down.register_forward_pre_hook(_emit(sink, layer, held)))
         yield
     finally:
@@ -41,9 +42,9 @@ def capture(backbone: Backbone, sink: Sink, *, gates: bool = False) -> Iterator[
             handle.remove()
 
 
-def _keep(held: dict[str, Tensor]) -> Callable[[nn.Module, Any, Tensor], None]:
+def _keep(held: dict[str, Tensor], part: Part) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        held["gate"] = output
+        held["gate"] = output if part == "whole" else output.chunk(2, dim=-1)[part == "second"]
 
     return hook
 
@@ -182,16 +183,23 @@ class FireCounts:
     def __add__(self, other: FireCounts) -> FireCounts:
         return FireCounts(self.thresholds, self.counts + other.counts, self.fires + other.fires)
 
-    def accuracy(self, positive: int, *, balanced: bool = False) -> Tensor:
+    def accuracy(
+        self, positive: int | Sequence[int], negative: Sequence[int] | None = None, *, balanced: bool = False
+    ) -> Tensor:
         """Acc [L, P, N] of class ``positive`` against the rest: the share of examples with 1[a > a_bsl] = y.
 
-        ``balanced`` averages the two classes' shares instead, so that the size of the rest does not matter.
+        Or of some classes against ``negative`` ones: examples of classes on neither side are left out.
+        ``balanced`` averages the two sides' shares instead, so that the size of the rest does not matter.
         """
-        hits, n_hits = self.fires[positive], self.counts[positive]
-        false, n_rest = self.fires.sum(0) - hits, self.counts.sum() - n_hits
+        inside = list(positive) if isinstance(positive, Sequence) else [positive]
+        hits, n_hits = self.fires[inside].sum(0), self.counts[inside].sum()
+        if negative is None:
+            false, n_rest = self.fires.sum(0) - hits, self.counts.sum() - n_hits
+        else:
+            false, n_rest = self.fires[list(negative)].sum(0), self.counts[list(negative)].sum()
         if balanced:
             return (hits / n_hits + (n_rest - false) / n_rest) / 2
-        return (hits + (n_rest - false)) / self.counts.sum()
+        return (hits + (n_rest - false)) / (n_hits + n_rest)
 
 
 def float32_floor(values: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from transferscope.attachment import Attached
 from transferscope.encoding import Encoded, batches, buckets, empty_text, from_token_ids, in_order, room
 from transferscope.errors import TaskError
 from transferscope.models import Backbone, attention, wrap
+from transferscope.task_spec import Subtask, subtask_problem
 from transferscope.templates import Placed
 
 COMPAT_BATCH = 16  # the reference procedure's batch size
@@ -30,11 +31,12 @@ COMPAT_BATCH = 16  # the reference procedure's batch size
 class NeuronMeasurement:
     """What one prompt does on one task.
 
-    ``baseline`` [L, P, N] and ``accuracy`` [L, P, N] are float64 (for K > 2 classes ``accuracy`` is of the
-    first one-vs-rest subtask, and ``subtask_accuracy`` [C, L, P, N] has all); ``stimulation`` [L, N] float32
-    at the readout row on an empty text; ``active`` [L, N] bool; ``defined`` [L, P, N] bool: cells that vary
-    (sd >= 1e-5 over train), the others are not ranked; ``features`` [K, D] float32: the mean last hidden
-    state at the readout row, by class, over dev.
+    ``baseline`` [L, P, N], over all of train, and ``accuracy`` [L, P, N] are float64 (``accuracy`` is of the
+    first of C subtasks, and ``subtask_accuracy`` [C, L, P, N] has all: of a subtask that was given it is NaN
+    where a cell does not vary over the subtask's own examples); ``stimulation`` [L, N] float32 at the
+    readout row on an empty text; ``active`` [L, N] bool; ``defined`` [L, P, N] bool: cells that vary (sd >=
+    1e-5 over train), the others are not ranked; ``features`` [K, D] float32: the mean last hidden state at
+    the readout row, by class, over dev.
     """
 
     baseline: np.ndarray
@@ -52,9 +54,8 @@ class NeuronMeasurement:
     @property
     def predictivity(self) -> np.ndarray:
         """Pred [C, L, N] of this trial: max over probed rows of max(Acc, 1 - Acc); NaN: no row defined."""
-        best = np.where(
-            self.defined, np.maximum(self.subtask_accuracy, 1 - self.subtask_accuracy), -np.inf
-        ).max(axis=2)
+        either = np.maximum(self.subtask_accuracy, 1 - self.subtask_accuracy)
+        best = np.where(self.defined & np.isfinite(either), either, -np.inf).max(axis=2)
         return np.where(np.isfinite(best), best, np.nan)
 
 
@@ -67,6 +68,7 @@ def measure_neurons(
     template: str = "mask-first",
     compat: bool = False,
     empty: Sequence[int] | None = None,
+    subtasks: Sequence[Subtask] = (),
 ) -> NeuronMeasurement:
     """Measure the neurons of a model under a prompt, on token ids: the low-level entry.
 
@@ -74,7 +76,7 @@ def measure_neurons(
     (``mask-first``: row 0). ``train`` and ``dev`` are sequences of (token ids with specials, class id).
     ``compat`` reproduces the reference procedure of Wang et al. (eager attention, data order, batches of 16
     padded to the longest). ``empty`` is the empty text of the stimulation; by default the config's BOS token,
-    or the token that all texts start with.
+    or the token that all texts start with. ``subtasks`` as in `measure`.
 
     Raises ArchitectureError for an unknown model type, PromptError where widths differ, TaskError for
     unusable examples.
@@ -85,7 +87,7 @@ def measure_neurons(
         fixed = attachment.attach_rows(backbone, rows, template)
         examples = from_token_ids(train), from_token_ids(dev)
         blank = from_token_ids([(list(empty) if empty is not None else _common_start(backbone, train), 0)])
-        return measure(fixed, *examples, blank=blank, compat=compat)
+        return measure(fixed, *examples, blank=blank, compat=compat, subtasks=subtasks)
 
 
 def measure(
@@ -97,25 +99,38 @@ def measure(
     compat: bool = False,
     balanced: bool | None = None,
     token_budget: int = 8192,
+    subtasks: Sequence[Subtask] = (),
 ) -> NeuronMeasurement:
     """Measure the neurons under an attached prompt: one pass over train, one over dev, one empty text.
 
-    ``balanced`` scores one-vs-rest subtasks by balanced accuracy; None: where there are more than two
-    classes, so that the many examples of "the rest" do not make a silent neuron look predictive.
+    Without ``subtasks``, two classes are one subtask and more are K, one-vs-rest, and all share the baseline
+    over train. A given subtask is a task of its own, as in the published code of Wang et al.: baseline and
+    accuracy are over the examples of its classes alone. (The prompt is that of the whole task.)
+
+    ``balanced`` scores subtasks by balanced accuracy; None: where there are more than two classes, so that
+    the many examples of "the rest" do not make a silent neuron look predictive. The two sides of a given
+    subtask then count alike in its baseline, too: the published code keeps equally many examples of each
+    side, and we keep all and weigh them. Raises TaskError for unusable examples or subtasks.
     """
     backbone, probe = attached.backbone, Probe.of(attached)
     classes = _classes(train, dev)
+    if problem := subtask_problem(subtasks, classes):
+        raise TaskError(problem)
     _check_room(attached, train, dev)
-    shape = (backbone.layers, probe.rows, backbone.neurons)
-    with _mode(backbone, compat):
-        moments = Moments.zeros(classes, shape, backbone.device)
-        _stream(attached, probe, train, moments, compat=compat, token_budget=token_budget)
-        counts = FireCounts.above(moments.mean, classes)
-        readout = _stream(attached, probe, dev, counts, compat=compat, token_budget=token_budget)
-        stimulation, active = stimulate(attached, blank)
-    subtasks = [1] if classes == 2 else list(range(classes))
     balanced = classes > 2 if balanced is None else balanced
-    accuracy = np.stack([to_numpy(counts.accuracy(c, balanced=balanced)) for c in subtasks])
+    shape = (backbone.layers, probe.rows, backbone.neurons)
+    sides = [_sides(one, classes, backbone.device) for one in subtasks]
+    with _mode(backbone, compat):
+        how: dict[str, Any] = {"compat": compat, "token_budget": token_budget}
+        moments = Moments.zeros(classes, shape, backbone.device)
+        parts = [Moments.zeros(2, shape, backbone.device) for _ in subtasks]
+        _stream(attached, probe, train, moments, list(zip(sides, parts, strict=True)), **how)
+        counts = FireCounts.above(moments.mean, classes)
+        fired = [FireCounts.above(_baseline(one, balanced), 2) for one in parts]
+        readout = _stream(attached, probe, dev, counts, list(zip(sides, fired, strict=True)), **how)
+        stimulation, active = stimulate(attached, blank)
+    of_given = [_accuracy(one, part, balanced) for one, part in zip(fired, parts, strict=True)]
+    accuracy = np.stack(of_given or _one_vs_rest(counts, balanced))
     defined = moments.varies.cpu().numpy() & probe.exists[:, :, None]
     features = to_numpy(readout / counts.counts.unsqueeze(1)).astype(np.float32)
     return NeuronMeasurement(to_numpy(moments.mean), accuracy, stimulation, active, defined, features)
@@ -128,6 +143,7 @@ def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndar
     first prompt row. Needs no task data. Source: Su et al., NAACL 2022.
     """
     backbone = attached.backbone
+    _ = backbone.neurons  # says so where layers were pruned to different widths
     blank = empty_text(backbone) if blank is None else blank
     values: dict[int, Tensor] = {}
     gates: dict[int, Tensor] = {}
@@ -154,12 +170,14 @@ def _stream(
     probe: Probe,
     data: Encoded,
     statistics: Moments | FireCounts,
+    parts: Sequence[tuple[Tensor, Moments | FireCounts]] = (),
     *,
     compat: bool,
     token_budget: int,
 ) -> Tensor:
     """One pass: the probed rows of every layer go into the statistics.
 
+    Into those of each of ``parts``, the examples of its subtask alone, by side [K] (0, 1, or -1: left out).
     Returns the sums of the readout rows by class, [K, D]. Nothing grows with the number of examples.
     """
     backbone = attached.backbone
@@ -167,19 +185,55 @@ def _stream(
     if compat:
         groups = in_order(len(data), COMPAT_BATCH)
     sums = statistics.counts.new_zeros(len(statistics.counts), backbone.hidden_size)
-    now: list[tuple[Placed, Tensor]] = []
+    now: list[tuple[Placed, Tensor, list[tuple[Moments | FireCounts, Tensor, Tensor]]]] = []
 
     def sink(layer: int, values: Tensor, gate: Tensor | None) -> None:
-        placed, labels = now[0]
-        statistics.add(layer, probe.pick(layer, values, placed), labels)
+        placed, labels, inside = now[0]
+        picked = probe.pick(layer, values, placed)
+        statistics.add(layer, picked, labels)
+        for part, index, sides in inside:
+            if len(index):
+                part.add(layer, picked[index], sides)
 
     with torch.inference_mode(), capture(backbone, sink):
         for batch in batches(backbone, data, groups):
             placed = attached.place(batch)
-            now[:] = [(placed, batch.labels)]
+            now[:] = [(placed, batch.labels, [(part, *_inside(s, batch.labels)) for s, part in parts])]
             hidden = attached.forward(placed)
             sums += onehot(batch.labels, sums) @ hidden.to(sums.dtype)
     return sums
+
+
+def _one_vs_rest(counts: FireCounts, balanced: bool) -> list[np.ndarray]:
+    """Acc [L, P, N] of each class against the rest; of two classes, of class 1 alone."""
+    classes = len(counts.counts)
+    positives = [1] if classes == 2 else range(classes)
+    return [to_numpy(counts.accuracy(one, balanced=balanced)) for one in positives]
+
+
+def _sides(subtask: Subtask, classes: int, device: torch.device) -> Tensor:
+    """The side of each class in a subtask, [K] int64: 0 negative, 1 positive, -1 left out."""
+    sides = torch.full((classes,), -1, device=device)
+    sides[list(subtask.negative)] = 0
+    sides[list(subtask.positive)] = 1
+    return sides
+
+
+def _inside(sides: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Which examples of a batch a subtask has, and their sides."""
+    found = sides[labels]
+    index = (found >= 0).nonzero()[:, 0]
+    return index, found[index]
+
+
+def _baseline(part: Moments, balanced: bool) -> Tensor:
+    """The baseline of a given subtask [L, P, N]: the mean over its examples, or half of each side."""
+    return (part.sums / part.counts[:, None, None, None]).mean(0) if balanced else part.mean
+
+
+def _accuracy(fired: FireCounts, part: Moments, balanced: bool) -> np.ndarray:
+    """Acc of a given subtask [L, P, N], NaN where the cell does not vary over its examples."""
+    return np.where(part.varies.cpu().numpy(), to_numpy(fired.accuracy(1, balanced=balanced)), np.nan)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from transferscope.errors import SignatureError, StoreError
 from transferscope.measurement import NeuronMeasurement, measure, measure_neurons, stimulate
 from transferscope.models import Backbone
 from transferscope.prompts import SoftPrompt
+from transferscope.task_spec import default_subtasks
 from transferscope.tasks import Task
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "measure_neurons",
     "save_signature",
     "stimulate",
+    "subtask_rows",
 ]
 
 
@@ -36,10 +38,11 @@ class Signature:
     """A task's signature over R trials (one tuned prompt each).
 
     ``prompts`` [R, P', E] float32; ``stimulation`` [R, L, N] float32 and ``active`` [R, L, N] bool (value >
-    0, or gate > 0 where the FFN is gated); ``predictivity`` [R, C, L, N] float64 (C = 1 for two classes, K
-    one-vs-rest subtasks for more; NaN where undefined), ``baseline`` [R, L, P, N] float32 and ``features``
-    [R, K, D] float32, all None where there was no task data, or no classes (a generation task); ``model`` is
-    the backbone's fingerprint.
+    0, or gate > 0 where the FFN is gated); ``predictivity`` [R, C, L, N] float64 (C subtasks: 1 for two
+    classes, K one-vs-rest for more, or those that the task gives; NaN where undefined), ``baseline`` [R, L,
+    P, N] float32, over all of train, and ``features`` [R, K, D] float32, all None where there was no task
+    data, or no classes (a generation task); ``model`` is the backbone's fingerprint. ``provenance`` has the
+    subtasks in their order, with names.
     """
 
     task: str
@@ -99,10 +102,9 @@ def extract(
     train = encode(backbone, task.train, prompt_rows=rows, max_length=max_length)
     dev = encode(backbone, task.dev, prompt_rows=rows, max_length=max_length)
     found: list[NeuronMeasurement] = []
+    how: dict[str, Any] = {"compat": compat, "balanced": balanced, "token_budget": token_budget}
     for attached in attachments:
-        found.append(
-            measure(attached, train, dev, compat=compat, balanced=balanced, token_budget=token_budget)
-        )
+        found.append(measure(attached, train, dev, subtasks=task.subtasks, **how))
         if progress is not None:
             progress(len(found), len(attachments), f"{task.name} seed {prompts[len(found) - 1].seed}")
     return Signature(
@@ -116,8 +118,24 @@ def extract(
         baseline=np.stack([one.baseline for one in found]).astype(np.float32),
         features=np.stack([one.features for one in found]),
         provenance=_provenance(backbone, task, prompts)
-        | {"labels": list(task.labels), "truncated_texts": train.truncated + dev.truncated},
+        | {
+            "labels": list(task.labels),
+            "subtasks": subtask_rows(task),
+            "truncated_texts": train.truncated + dev.truncated,
+        },
     )
+
+
+def subtask_rows(task: Task) -> list[dict[str, Any]]:
+    """The subtasks of a task's predictivity in their order: their name, and the labels on each side."""
+    return [
+        {
+            "name": one.name,
+            "positive": [task.labels[k] for k in one.positive],
+            "negative": [task.labels[k] for k in one.negative],
+        }
+        for one in task.subtasks or default_subtasks(task.labels)
+    ]
 
 
 def _provenance(backbone: Backbone, task: Task, prompts: Sequence[SoftPrompt]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -18,7 +19,41 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 DEFAULT_METRICS: dict[str, Metric] = {"classification": "accuracy", "generation": "token_f1"}
 MAX_NEW_TOKENS = 32
+SubtaskScheme = Literal["one-vs-rest", "poles-and-neutral"]
+SCHEMES: tuple[str, ...] = get_args(SubtaskScheme)
+CLASS_FIELDS = ("label", "labels", "words", "subtasks")  # they mean nothing where the label is a text
+NEUTRAL = "neutral"  # what the class between the two poles is called
 KINDS = "one of a dataset (Hub id), a path (folder of save_to_disk) or train (a file; dev, another)"
+
+
+@dataclass(frozen=True, slots=True)
+class Subtask:
+    """Two groups of a task's classes that neurons are to tell apart, as class ids.
+
+    ``negative`` counts as 0, ``positive`` as 1; examples of other classes are left out. ``name`` is for
+    people.
+    """
+
+    positive: tuple[int, ...]
+    negative: tuple[int, ...]
+    name: str = ""
+
+    @classmethod
+    def of(cls, positive: Iterable[str], negative: Iterable[str], labels: Sequence[str]) -> Subtask:
+        """From names of classes. Raises TaskError for a name that is not among the labels."""
+        sides = tuple(positive), tuple(negative)
+        for label in (label for side in sides for label in side):
+            if label not in labels:
+                raise TaskError(f"subtasks: unknown label {label!r}. {suggest(label, labels)}")
+        first, second = (tuple(labels.index(label) for label in side) for side in sides)
+        return cls(first, second, " against ".join(" or ".join(side) for side in sides))
+
+
+class SubtaskSpec(BaseModel, extra="forbid", frozen=True):
+    """A subtask as a task's description has it: by the names of the classes."""
+
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
 
 
 class TaskSpec(BaseModel, extra="forbid", frozen=True):
@@ -45,6 +80,7 @@ class TaskSpec(BaseModel, extra="forbid", frozen=True):
     max_new_tokens: int = Field(default=MAX_NEW_TOKENS, ge=1, le=4096)
     labels: tuple[str, ...] | None = None
     words: tuple[str, ...] | dict[str, str] | None = None
+    subtasks: SubtaskScheme | tuple[SubtaskSpec, ...] = "one-vs-rest"
     type: str | None = None
     metric: Metric = "accuracy"
     max_train: int | None = Field(default=None, ge=1)
@@ -99,6 +135,15 @@ class TaskSpec(BaseModel, extra="forbid", frozen=True):
             return dict(zip(_name_list(list(value)), _name_list(list(value.values())), strict=True))
         return _name_list(value) if isinstance(value, list | tuple) else value
 
+    @field_validator("subtasks", mode="before")
+    @classmethod
+    def _scheme_or_sides(cls, value: object) -> object:
+        if isinstance(value, str):
+            if value not in SCHEMES:
+                raise ValueError(f"unknown scheme {value!r}. {suggest(value, SCHEMES)}")
+            return value
+        return _subtask_list(value)
+
     @field_validator("labels")
     @classmethod
     def _two_labels(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -138,6 +183,92 @@ def _name_list(values: Sequence[object]) -> tuple[str, ...]:
     return names
 
 
+def _subtask_list(value: object) -> tuple[SubtaskSpec, ...]:
+    """Subtasks from what YAML makes of them; whether the names are labels is known with the data."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(
+            f"expected {' or '.join(SCHEMES)}, or a list of {{positive: [names], negative: [names]}}, "
+            f"found {value!r}"
+        )
+    found = tuple(_subtask(one, number) for number, one in enumerate(value, start=1))
+    seen: dict[frozenset[frozenset[str]], int] = {}
+    for number, one in enumerate(found, start=1):
+        before = seen.setdefault(frozenset((frozenset(one.positive), frozenset(one.negative))), number)
+        if before < number:
+            raise ValueError(f"numbers {before} and {number} tell the same classes apart")
+    return found
+
+
+def _subtask(value: object, number: int) -> SubtaskSpec:
+    if isinstance(value, SubtaskSpec):
+        value = value.model_dump()
+    sides = tuple(SubtaskSpec.model_fields)
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"subtask {number}: expected {{positive: [names], negative: [names]}}, found {value!r}"
+        )
+    unknown = next((str(key) for key in value if key not in sides), None)
+    if unknown is not None:
+        raise ValueError(f"subtask {number}: unknown side {unknown!r}. {suggest(unknown, sides)}")
+    names: dict[str, tuple[str, ...]] = {}
+    for side in sides:
+        given = value.get(side)
+        names[side] = _name_list(
+            [] if given is None else given if isinstance(given, list | tuple) else [given]
+        )
+        if not names[side]:
+            raise ValueError(f"subtask {number}: no class is {side}; a side needs one or more")
+    both = next((name for name in names["positive"] if name in names["negative"]), None)
+    if both is not None:
+        raise ValueError(f"subtask {number}: {both!r} is on both sides")
+    return SubtaskSpec(**names)
+
+
+def find_subtasks(given: SubtaskScheme | Sequence[SubtaskSpec], labels: Sequence[str]) -> tuple[Subtask, ...]:
+    """The subtasks that a description asks for, with class ids; () for one-vs-rest, as every task has it.
+
+    ``poles-and-neutral`` is the scheme of Wang et al. (EMNLP 2022) for three classes one of which is called
+    neutral: the two others against each other, then neutral against both (their published code,
+    helper/binarize.py, and there the neutral one is class 1 by position). Raises TaskError.
+    """
+    if given == "one-vs-rest":
+        return ()
+    if not isinstance(given, str):
+        return tuple(Subtask.of(one.positive, one.negative, labels) for one in given)
+    neutral = [label for label in labels if label.lower() == NEUTRAL]
+    if len(labels) != 3 or len(neutral) != 1:
+        raise TaskError(
+            f"subtasks: {given} is for three classes, one of them called {NEUTRAL!r}; the labels are "
+            f"{', '.join(labels)}. Name them so, or write subtasks as {{positive: [...], negative: [...]}}"
+        )
+    low, high = (label for label in labels if label not in neutral)
+    return Subtask.of([high], [low], labels), Subtask.of(neutral, [low, high], labels)
+
+
+def default_subtasks(labels: Sequence[str]) -> tuple[Subtask, ...]:
+    """One-vs-rest of K classes: K subtasks, or one (class 1 against class 0) where K is 2."""
+    if len(labels) == 2:
+        return (Subtask.of(labels[1:], labels[:1], labels),)
+    rest = [tuple(k for k in range(len(labels)) if k != one) for one in range(len(labels))]
+    return tuple(Subtask((k,), rest[k], f"{label} against the rest") for k, label in enumerate(labels))
+
+
+def subtask_problem(subtasks: Sequence[Subtask], classes: int) -> str | None:
+    """What is wrong with the subtasks of a task of K classes, if anything."""
+    for one in subtasks:
+        ids = one.positive + one.negative
+        wrong = next((k for k in ids if not 0 <= k < classes), None)
+        if wrong is not None:
+            among = f"0 to {classes - 1}" if classes else "none, as a generation task has no classes"
+            return f"subtask {one.name!r}: class id {wrong}, allowed are {among}"
+        if not one.positive or not one.negative or len(set(ids)) < len(ids):
+            return (
+                f"subtask {one.name!r}: each side needs a class and no class may stand there twice, found "
+                f"positive {list(one.positive)}, negative {list(one.negative)}"
+            )
+    return None
+
+
 def _source_problem(spec: TaskSpec) -> str | None:
     """What is wrong with where the data come from, if anything."""
     if spec.dataset is not None and spec.path is not None:
@@ -160,7 +291,7 @@ def _kind_problem(spec: TaskSpec) -> str | None:
     fields = type(spec).model_fields
     given = {name for name, field in fields.items() if getattr(spec, name) != field.default}
     if spec.answer is not None:
-        classes = next((name for name in ("label", "labels", "words") if name in given), None)
+        classes = next((name for name in CLASS_FIELDS if name in given), None)
         if classes is not None:
             return (
                 f"give answer ({spec.answer!r}: the label is a text) or {classes} (it is a class), not both"

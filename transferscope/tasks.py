@@ -16,7 +16,17 @@ from transferscope.errors import TaskError
 from transferscope.fingerprints import fingerprint
 from transferscope.metrics import metric as find_metric
 from transferscope.task_files import Table, is_file_name, nearest, read_file, read_hub, read_saved, read_split
-from transferscope.task_spec import KINDS, MAX_NEW_TOKENS, Metric, TaskSpec, metric_problem, parse_spec
+from transferscope.task_spec import (
+    KINDS,
+    MAX_NEW_TOKENS,
+    Metric,
+    Subtask,
+    TaskSpec,
+    find_subtasks,
+    metric_problem,
+    parse_spec,
+    subtask_problem,
+)
 
 DEV_FRACTION = 0.1
 DEV_SPLITS = ("validation", "dev")  # looked for in this order where a data set's dev split is not named
@@ -40,6 +50,7 @@ class Task:
     A task without labels is a generation task: each example has one or more references, the first of which is
     what tuning learns to write; at most ``max_new_tokens`` tokens are written. ``metric`` must be given then.
 
+    ``subtasks`` say what neurons are to tell apart; none: one-vs-rest.
     Raises TaskError where the parts do not fit: words, labels and class ids, single texts among pairs,
     references, a metric of the other kind.
     """
@@ -53,12 +64,13 @@ class Task:
     metric: Metric = "accuracy"
     source: str = ""
     max_new_tokens: int = MAX_NEW_TOKENS
+    subtasks: tuple[Subtask, ...] = ()
 
     def __post_init__(self) -> None:
         examples = self.train + self.dev
         if self.words is not None and len(self.words) != self.classes:
             raise TaskError(f"task {self.name!r}: {len(self.words)} words for {self.classes} labels")
-        if problem := metric_problem(self.kind, self.metric):
+        if problem := metric_problem(self.kind, self.metric) or subtask_problem(self.subtasks, self.classes):
             raise TaskError(f"task {self.name!r}: {problem}")
         if any(bool(e.references) is bool(self.labels) for e in examples):
             raise TaskError(
@@ -105,7 +117,7 @@ class Task:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what numbers are made from: splits, labels, words and metric; not name, type or source."""
+        """Hash of what prompts are made from: splits, labels, words, metric; not name, type, subtasks."""
         if not self.labels:
             texts = [[[e.text, e.pair, *e.references] for e in split] for split in (self.train, self.dev)]
             return fingerprint("generation task", texts, self.metric, self.max_new_tokens)
@@ -158,6 +170,7 @@ def _load(name: str, spec: TaskSpec, folder: Path) -> Task:
         source=f"train: {train.where}{_of(kept, train_rows)}; dev: {share}{_of(kept_dev, dev_rows)}"
         + _in_both(*examples),
         max_new_tokens=spec.max_new_tokens,
+        subtasks=find_subtasks(spec.subtasks, labels),
     )
 
 
