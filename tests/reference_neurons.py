@@ -68,6 +68,49 @@ def balanced_accuracy(train: Activations, dev: Activations, labels: Sequence[int
     return per_cell(dev, share)
 
 
+def subtask_baseline(
+    train: Activations,
+    labels: Sequence[int],
+    sides: tuple[Sequence[int], Sequence[int]],
+    *,
+    balanced: bool,
+) -> Table:
+    """The mean over the examples of a subtask (positive, negative classes); balanced: half of each side's."""
+    groups = [[i for i, label in enumerate(labels) if label in side] for side in sides]
+
+    def mean(values: list[float], i: int, p: int, n: int) -> float:
+        first, second = ([values[i] for i in group] for group in groups)
+        if balanced:
+            return (math.fsum(first) / len(first) + math.fsum(second) / len(second)) / 2
+        return math.fsum(first + second) / len(first + second)
+
+    return per_cell(train, mean)
+
+
+def subtask_accuracy(
+    threshold: Table,
+    dev: Activations,
+    labels: Sequence[int],
+    sides: tuple[Sequence[int], Sequence[int]],
+    *,
+    balanced: bool,
+) -> Table:
+    """Acc over the examples of a subtask alone; balanced: the mean of the shares of its two sides."""
+    positive, negative = sides
+
+    def share(values: list[float], i: int, p: int, n: int) -> float:
+        right: dict[bool, list[bool]] = {True: [], False: []}
+        for value, label in zip(values, labels, strict=True):
+            if label in positive or label in negative:
+                side = label in positive
+                right[side].append((value > threshold[i][p][n]) == side)
+        if balanced:
+            return sum(sum(side) / len(side) for side in right.values()) / 2
+        return sum(map(sum, right.values())) / sum(map(len, right.values()))
+
+    return per_cell(dev, share)
+
+
 def ties(train: Activations, dev: Activations, closer: float) -> list[list[list[bool]]]:
     """Cells where a dev activation is so near its baseline that rounding may decide the comparison.
 
@@ -90,3 +133,84 @@ def predictivity(trials: Sequence[Table]) -> list[list[float]]:
             row.append(math.fsum(best) / len(best))
         result.append(row)
     return result
+
+
+# Sets of skill neurons, and what they have in common.
+
+Neuron = tuple[int, int]
+
+
+def skill_set(table: Sequence[Sequence[float]], rate: float) -> set[Neuron]:
+    """The int(rate N) highest of each layer; of equal values the first ones, NaN never."""
+    chosen = set()
+    for layer, row in enumerate(table):
+        known = [n for n, value in enumerate(row) if not math.isnan(value)]
+        best = sorted(known, key=lambda n: -row[n])[: int(rate * len(row))]
+        chosen |= {(layer, n) for n in best}
+    return chosen
+
+
+def in_common(a: set[Neuron], b: set[Neuron], layers: int, neurons: int) -> dict[str, float]:
+    """Share and Jaccard, and both of the number that random sets of these sizes in these layers share."""
+    expected = 0.0
+    for layer in range(layers):
+        expected += sum(i == layer for i, _ in a) * sum(i == layer for i, _ in b) / neurons
+    mean = (len(a) + len(b)) / 2
+    return {
+        "share": len(a & b) / mean,
+        "jaccard": len(a & b) / len(a | b),
+        "share_chance": expected / mean,
+        "jaccard_chance": expected / (len(a) + len(b) - expected),
+    }
+
+
+def rank(values: Sequence[float]) -> list[float]:
+    """1 + how many are smaller + half of how many others are equal."""
+    return [
+        1 + sum(v < value for v in values) + (sum(v == value for v in values) - 1) / 2 for value in values
+    ]
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    """Pearson's correlation of the ranks, over the places where both are numbers."""
+    both = [(a, b) for a, b in zip(x, y, strict=True) if not (math.isnan(a) or math.isnan(b))]
+    a, b = rank([one for one, _ in both]), rank([one for _, one in both])
+    mean_a, mean_b = math.fsum(a) / len(a), math.fsum(b) / len(b)
+    product = math.fsum((i - mean_a) * (j - mean_b) for i, j in zip(a, b, strict=True))
+    squares = math.fsum((i - mean_a) ** 2 for i in a) * math.fsum((j - mean_b) ** 2 for j in b)
+    return product / math.sqrt(squares)
+
+
+def pairs_drawn(
+    values: Sequence[Sequence[float]], member: Sequence[Sequence[bool]], drawn: Sequence[int]
+) -> float:
+    """Mean over the pairs of a draw of tasks (``drawn[i]`` times task i), a task not paired with itself."""
+    tasks = [i for i, times in enumerate(drawn) for _ in range(times)]
+    found = [values[i][j] for i in tasks for j in tasks if i != j and member[i][j]]
+    return math.fsum(found) / len(found) if found else math.nan
+
+
+# Rows.
+
+
+def best_rows(trials: Sequence[Table], rows: Sequence[int]) -> list[list[float]]:
+    """Mean over trials of the best of these rows' max(Acc, 1 - Acc), where defined; NaN where nowhere."""
+    layers, neurons = len(trials[0]), len(trials[0][0][0])
+    table = [[math.nan] * neurons for _ in range(layers)]
+    for i in range(layers):
+        for n in range(neurons):
+            best = []
+            for acc in trials:
+                known = [max(acc[i][p][n], 1 - acc[i][p][n]) for p in rows if not math.isnan(acc[i][p][n])]
+                best += [max(known)] if known else []
+            if best:
+                table[i][n] = sum(best) / len(best)
+    return table
+
+
+# Words.
+
+
+def dots(table: Sequence[Sequence[float]], vector: Sequence[float]) -> list[float]:
+    """E . v, a word at a time."""
+    return [math.fsum(a * b for a, b in zip(row, vector, strict=True)) for row in table]
