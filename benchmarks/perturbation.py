@@ -1,0 +1,155 @@
+"""A perturbation study against as many plain evaluations of the same task under the same prompt.
+
+Both run over batches that are there, under one prompt: ours edits neurons in each evaluation, plans which,
+and keeps every value in a file; the reference evaluates the prompt as it is, so many times. In turns.
+
+    python benchmarks/perturbation.py --mode noise --rows all
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import transformers
+
+import transferscope.demo
+from transferscope.evaluation import evaluate
+from transferscope.models import Backbone, load_backbone, wrap
+from transferscope.perturbation import Subject
+from transferscope.perturbation_plan import RATES, PerturbationSettings, Ranking, plan
+from transferscope.perturbing import KeptUnits, Value
+from transferscope.prompts import SoftPrompt
+from transferscope.store import Study
+from transferscope.tasks import Example, Task
+
+ROWS = 16
+
+
+def task_of(backbone: Backbone, examples: int, seed: int = 0) -> Task:
+    """Texts of 8 to 60 words of the model's vocabulary, two classes."""
+    rng = np.random.default_rng(seed)
+    words = [word for word in backbone.tokenizer.get_vocab() if word.isalpha()]
+    texts = [" ".join(rng.choice(words, size=rng.integers(8, 61))) for _ in range(examples)]
+    split = tuple(Example(text, None, i % 2) for i, text in enumerate(texts))
+    return Task("task", split[:8], split, ("a", "b"), (words[0], words[1]))
+
+
+def backbone_of(model: str | None, layers: int, hidden: int) -> Backbone:
+    """The named model, or a random BERT of this size with the demo model's tokenizer."""
+    if model is not None:
+        return load_backbone(model)
+    folder = Path(transferscope.demo.__file__).parent / "model"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers,
+        num_attention_heads=hidden // 32, intermediate_size=4 * hidden, max_position_embeddings=128,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return wrap(transformers.BertForMaskedLM(config), tokenizer, f"random BERT {layers} x {hidden}")
+
+
+def subject_of(
+    backbone: Backbone, settings: PerturbationSettings, examples: int
+) -> tuple[Subject, Ranking, SoftPrompt]:
+    """A random prompt on a random task, with predictivities that are random, too; all warm."""
+    rng = np.random.default_rng(1)
+    rows = rng.normal(0, 0.05, (ROWS, backbone.embedding_size)).astype(np.float32)
+    prompt = SoftPrompt(rows, "task", 0, "mask-first")
+    values = rng.random((1, backbone.layers, backbone.neurons))
+    level = rng.normal(0, 0.1, (1, backbone.layers, ROWS + 1, backbone.neurons)).astype(np.float32)
+    subject = Subject(backbone, task_of(backbone, examples), [prompt], settings, baseline=level)
+    evaluate(subject.attached[0], subject.readouts[0], subject.dev)
+    return subject, Ranking("task", values, values[0]), prompt
+
+
+def compare(
+    backbone: Backbone, settings: PerturbationSettings, examples: int, turns: int | None = None
+) -> dict[str, Any]:
+    """Time of every unit of a study (or of the first ``turns``), each next to one plain evaluation."""
+    subject, ranking, prompt = subject_of(backbone, settings, examples)
+    # Seconds on the clock, and of the processor, which other processes of a busy machine are no part of.
+    ours: list[tuple[float, float]] = []
+    theirs: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        kept = KeptUnits(Study(folder), "task", "how", {})
+        units = plan(ranking, [prompt], settings)
+
+        def ours_next() -> bool:
+            """Plan, score and keep the next unit that is not there; False: there is none."""
+            start = now()
+            unit = next((unit for unit in units if kept.get(unit) is None), None)
+            if unit is None:
+                return False
+            score = subject.score(unit)
+            kept.add(unit, Value(score.value, score.loss, unit.neurons))
+            ours.append(since(start))
+            return True
+
+        def theirs_next() -> None:
+            start = now()
+            evaluate(subject.attached[0], subject.readouts[0], subject.dev)
+            theirs.append(since(start))
+
+        while turns is None or len(ours) < turns:
+            if len(ours) % 2:  # neither of the two is always the first of a turn
+                theirs_next()
+            if not ours_next():
+                break
+            if len(theirs) < len(ours):
+                theirs_next()
+        kept.write()
+    own, plain = np.array(ours), np.array(theirs[: len(ours)])
+    clock, processor = own.sum(axis=0) / plain.sum(axis=0)
+    return {
+        "model": backbone.name,
+        "mode": settings.mode,
+        "rows": settings.rows,
+        "examples": examples,
+        "evaluations": len(ours),
+        "threads": torch.get_num_threads(),
+        "plain_seconds": float(plain[:, 0].sum()),
+        "study_seconds": float(own[:, 0].sum()),
+        "ratio": float(clock),
+        "processor_ratio": float(processor),
+        "median_ratio": float(np.median(own[:, 0] / plain[:, 0])),
+    }
+
+
+def now() -> tuple[float, float]:
+    """The clock and the processor's time."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: tuple[float, float]) -> tuple[float, float]:
+    """What has passed of both."""
+    clock, processor = now()
+    return clock - start[0], processor - start[1]
+
+
+@click.command()
+@click.option("--model", help="A model's folder or hub id; default: a random BERT.")
+@click.option("--layers", default=6, show_default=True)
+@click.option("--hidden", default=384, show_default=True)
+@click.option("--examples", default=200, show_default=True)
+@click.option("--draws", default=5, show_default=True)
+@click.option("--mode", type=click.Choice(["noise", "zero", "mean"]), default="noise", show_default=True)
+@click.option("--rows", type=click.Choice(["prompt", "all"]), default="all", show_default=True)
+@click.option("--turns", type=int, help="At most so many evaluations; default: the whole study.")
+def main(
+    model: str | None, layers: int, hidden: int, examples: int, draws: int, mode: str, rows: str,
+    turns: int | None,
+) -> None:  # fmt: skip
+    """Measure, and print one JSON document."""
+    settings = PerturbationSettings(mode, rows=rows, draws=draws, rates=RATES)
+    click.echo(json.dumps(compare(backbone_of(model, layers, hidden), settings, examples, turns), indent=2))
+
+
+if __name__ == "__main__":
+    main()
