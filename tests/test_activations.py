@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests import tiny
+from tests.down_projections import BERT, DOWN, GATES, JOINT
 from transferscope.activations import (
     CONSTANT_SD,
     FireCounts,
@@ -32,16 +33,6 @@ from transferscope.templates import Placed
 
 CPU = torch.device("cpu")
 LAYERS, ROWS, NEURONS = 2, 3, 4
-BERT = ["encoder.layer.{}.output.dense"]
-T5 = ["encoder.block.{}.layer.1.DenseReluDense.{}", "decoder.block.{}.layer.2.DenseReluDense.{}"]
-DOWN = {
-    "distilbert": ["transformer.layer.{}.ffn.lin2"],
-    "t5": [stack.format("{}", "wo") for stack in T5],
-    "t5-gated": [stack.format("{}", "wo") for stack in T5],
-    "gpt2": ["h.{}.mlp.c_proj"],
-    "llama": ["layers.{}.mlp.down_proj"],
-}
-GATES = {"t5-gated": [stack.format("{}", "wi_0") for stack in T5], "llama": ["layers.{}.mlp.gate_proj"]}
 
 
 @cache
@@ -51,7 +42,7 @@ def backbone(name: str) -> Backbone:
 
 def modules(made: Backbone, paths: list[str]) -> list[torch.nn.Module]:
     """The modules of all layers of all stacks, by their names in this test."""
-    depths = [2, 3] if len(paths) == 2 else [2]
+    depths = tiny.layers(made.name)
     places = [path.format(i) for path, depth in zip(paths, depths, strict=True) for i in range(depth)]
     return [made.base.get_submodule(place) for place in places]
 
@@ -72,7 +63,7 @@ def hooks(made: Backbone) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in made.model.modules())
 
 
-@pytest.mark.parametrize("name", tiny.MODEL_TYPES)
+@pytest.mark.parametrize("name", tiny.ALL)
 def test_capture_gives_what_enters_each_down_projection(name: str) -> None:
     made = backbone(name)
     attached, placed = placed_batch(made)
@@ -84,7 +75,9 @@ def test_capture_gives_what_enters_each_down_projection(name: str) -> None:
         for module in modules(made, DOWN.get(name, BERT))
     ]
     handles += [
-        module.register_forward_hook(lambda module, inputs, output: gates.append(output))
+        module.register_forward_hook(
+            lambda module, inputs, output: gates.append(output[..., :24] if name in JOINT else output)
+        )
         for module in (modules(made, GATES[name]) if name in GATES else [])
     ]
     with torch.no_grad():
@@ -94,13 +87,16 @@ def test_capture_gives_what_enters_each_down_projection(name: str) -> None:
         with capture(made, lambda *caught_now: caught.append(caught_now), gates=True):
             attached.forward(placed)
     assert [layer for layer, _, _ in caught] == list(range(made.layers))
-    assert len(plain) == made.layers == (5 if "t5" in name else 2)
+    assert len(plain) == made.layers == sum(tiny.layers(name))
     for i, (_, values, gate) in enumerate(caught):
-        assert values.shape[-1] == made.neurons == 24
+        assert values.shape[-1] == made.neurons == tiny.neurons(name)
+        assert values.shape[0] == 6
         assert torch.equal(values, plain[i])
         assert values.std() > 1e-2
         assert (gate is None) == (name not in GATES)
-        assert gate is None or torch.equal(gate, gates[i])
+        if gate is not None:
+            assert torch.equal(gate, gates[i])
+            assert gate.shape == values.shape
 
 
 def test_gates_are_given_only_where_they_are_asked_for() -> None:

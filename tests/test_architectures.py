@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ def silu(x: Tensor) -> Tensor:
 
 
 # per stack: (FFN of layer {}, linear that makes the pre-activation, linear it is multiplied with, activation)
+# "name[0]": the first half of what that linear gives
 FFN: dict[str, list[tuple[str, str, str | None, Callable[[Tensor], Tensor]]]] = {
     "bert": [("bert.encoder.layer.{}", "intermediate.dense", None, gelu)],
     "roberta": [("roberta.encoder.layer.{}", "intermediate.dense", None, gelu)],
@@ -59,9 +61,33 @@ FFN: dict[str, list[tuple[str, str, str | None, Callable[[Tensor], Tensor]]]] = 
     ],
     "gpt2": [("transformer.h.{}.mlp", "c_fc", None, gelu_tanh)],
     "llama": [("model.layers.{}.mlp", "gate_proj", "up_proj", silu)],
+    "mpnet": [("mpnet.encoder.layer.{}", "intermediate.dense", None, gelu)],
+    "albert": [("albert.encoder.albert_layer_groups.{}.albert_layers.0", "ffn", None, gelu_tanh)],
+    "modernbert": [("model.layers.{}.mlp", "Wi[0]", "Wi[1]", gelu)],
+    "mt5": [
+        ("encoder.block.{}.layer.1.DenseReluDense", "wi_0", "wi_1", gelu_tanh),
+        ("decoder.block.{}.layer.2.DenseReluDense", "wi_0", "wi_1", gelu_tanh),
+    ],
+    "bart": [
+        ("model.encoder.layers.{}", "fc1", None, gelu),
+        ("model.decoder.layers.{}", "fc1", None, gelu),
+    ],
+    "gpt_neox": [("gpt_neox.layers.{}.mlp", "dense_h_to_4h", None, gelu)],
+    "opt": [("model.decoder.layers.{}", "fc1", None, gelu)],
+    "opt-projected": [("model.decoder.layers.{}", "fc1", None, gelu)],
+    "bloom": [("transformer.h.{}.mlp", "dense_h_to_4h", None, gelu_tanh)],
+    "falcon": [("transformer.h.{}.mlp", "dense_h_to_4h", None, gelu)],
+    "mistral": [("model.layers.{}.mlp", "gate_proj", "up_proj", silu)],
+    "qwen2": [("model.layers.{}.mlp", "gate_proj", "up_proj", silu)],
+    "qwen3": [("model.layers.{}.mlp", "gate_proj", "up_proj", silu)],
+    "gemma2": [("model.layers.{}.mlp", "gate_proj", "up_proj", gelu_tanh)],
+    "gemma3_text": [("model.layers.{}.mlp", "gate_proj", "up_proj", gelu_tanh)],
+    "olmo2": [("model.layers.{}.mlp", "gate_proj", "up_proj", silu)],
+    "granite": [("model.layers.{}.mlp", "gate_proj", "up_proj", silu)],
+    "smollm3": [("model.layers.{}.mlp", "gate_proj", "up_proj", silu)],
+    "phi3": [("model.layers.{}.mlp", "gate_up_proj[0]", "gate_up_proj[1]", silu)],
 }
-LAYERS = {"t5": (2, 3), "t5-gated": (2, 3)}
-CAUSAL = ("gpt2", "llama")
+CAUSAL = tuple(name for name, stacks in FFN.items() if tiny.tokenizer_kind(name) == "causal")
 
 
 @cache
@@ -108,8 +134,16 @@ def linear(module: nn.Module, x: Tensor) -> Tensor:
     return x @ weight + (0 if module.bias is None else module.bias)
 
 
+def made_by(block: nn.Module, name: str, x: Tensor) -> Tensor:
+    """What a linear of the table above gives for x, or the half of it that is meant."""
+    name, _, half = name.partition("[")
+    whole = linear(block.get_submodule(name), x)
+    size = whole.shape[-1] // 2
+    return {"": whole, "0]": whole[..., :size], "1]": whole[..., size:]}[half]
+
+
 def placements() -> list[tuple[str, str]]:
-    before = [(model_type, "before") for model_type in tiny.MODEL_TYPES]
+    before = [(model_type, "before") for model_type in tiny.ALL]
     return before + [(model_type, "after") for model_type in CAUSAL]
 
 
@@ -120,20 +154,21 @@ def test_neurons_are_what_the_weights_give(model_type: str, where: str) -> None:
     blocks = [
         (made.model.get_submodule(path.format(layer)), first, second, activation)
         for stack, (path, first, second, activation) in enumerate(FFN[model_type])
-        for layer in range(LAYERS.get(model_type, (2,))[stack])
+        for layer in range(tiny.layers(model_type)[stack])
     ]
     downs = [module for _, _, module in made.down_projections()]
-    ups = [block.get_submodule(first) for block, first, _, _ in blocks]
+    ups = [block.get_submodule(first.partition("[")[0]) for block, first, _, _ in blocks]
     assert len(downs) == len(ups) == made.layers
     with torch.no_grad():
         seen = record(downs + ups, lambda: made.hidden(embeds, mask))
         for (block, first, second, activation), neurons, x in zip(
             blocks, seen[: len(downs)], seen[len(downs) :], strict=True
         ):
-            expected = activation(linear(block.get_submodule(first), x))
+            expected = activation(made_by(block, first, x))
             if second:
-                expected = expected * linear(block.get_submodule(second), x)
-            assert neurons.shape[-1] == made.neurons == 24
+                expected = expected * made_by(block, second, x)
+            assert neurons.ndim == 3
+            assert neurons.shape[-1] == made.neurons == tiny.neurons(model_type)
             assert (neurons - expected).abs().max() < TOLERANCE
             assert 0.05 < (neurons > 0).double().mean() < 0.95  # the test sees neurons on and off
 
@@ -154,13 +189,13 @@ def test_padding_changes_nothing(model_type: str, where: str) -> None:
                 assert (ours[0, rows] - theirs[number, padded]).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("model_type", tiny.MODEL_TYPES)
+@pytest.mark.parametrize("model_type", tiny.ALL)
 def test_gates_are_the_linears_under_the_activation(model_type: str) -> None:
     made = backbone(model_type)
     expected = [
-        made.model.get_submodule(f"{block.format(layer)}.{first}") if second else None
+        made.model.get_submodule(f"{block.format(layer)}.{first.partition('[')[0]}") if second else None
         for stack, (block, first, second, _) in enumerate(FFN[model_type])
-        for layer in range(LAYERS.get(model_type, (2,))[stack])
+        for layer in range(tiny.layers(model_type)[stack])
     ]
     assert len(made.gates()) == len(expected)
     assert all(ours is theirs for ours, theirs in zip(made.gates(), expected, strict=True))
@@ -228,12 +263,18 @@ def test_llama_neurons_from_scratch(where: str) -> None:
 
 def test_the_rows_there_are() -> None:
     assert set(architectures.names()) >= {
-        *("bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "t5", "gpt2", "llama")
+        *("bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "t5", "gpt2", "llama"),
+        *("modernbert", "albert", "mpnet", "bart", "mt5", "gpt_neox", "opt", "bloom", "falcon", "phi3"),
+        *("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "granite", "smollm3"),
     }
     assert len(architectures.names()) == len(set(architectures.names()))
 
 
-@pytest.mark.parametrize("model_type", tiny.MODEL_TYPES)
+def test_every_row_has_a_tiny_model() -> None:
+    assert {tiny.model(name, head=False).config.model_type for name in tiny.ALL} == set(architectures.names())
+
+
+@pytest.mark.parametrize("model_type", tiny.ALL)
 def test_every_tiny_model_has_its_row(model_type: str) -> None:
     config = tiny.model(model_type).config
     row = architectures.resolve(config)
@@ -264,6 +305,30 @@ def test_unknown_model_type_lists_the_rows_and_shows_how_to_add_one(monkeypatch:
     assert architectures.get("distilbrt").stacks[0].down == "output.dense"
 
 
+@pytest.mark.parametrize(
+    ("model_type", "fields", "message"),
+    [
+        ("albert", {"inner_group_num": 2}, "for inner_group_num=1; this configuration has inner_group_num=2"),
+        ("bloom", {"slow_but_exact": True}, "for slow_but_exact=False; .* has slow_but_exact=True"),
+        ("mt5", {}, "is_gated_act=None"),
+    ],
+)
+def test_configurations_whose_neurons_would_not_be_seen(
+    model_type: str, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArchitectureError, match=message):
+        architectures.resolve(SimpleNamespace(model_type=model_type, **fields))
+
+
+def test_mixtures_of_experts_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ArchitectureError, match=r"'mixtral' is not supported.*experts.*not computed"):
+        architectures.get("mixtral")
+    assert "mixtral" not in architectures.names()
+    monkeypatch.setattr(architectures, "_TABLE", list(architectures._TABLE))
+    own = architectures.register(Architecture("mixtral", "decoder", (Stack("layers", "mlp.experts"),)))
+    assert architectures.get("mixtral") is own
+
+
 def test_configuration_that_no_row_is_for() -> None:
     with pytest.raises(
         ArchitectureError, match=r"is_gated_act=False, is_gated_act=True.*has is_gated_act=None"
@@ -288,6 +353,8 @@ def test_a_registered_row_is_used_and_wins(monkeypatch: pytest.MonkeyPatch) -> N
         (Architecture("x", "encodr", (Stack("a", "b"),)), "Did you mean 'encoder'"),  # type: ignore[arg-type]
         (Architecture("x", "encoder", (Stack("a", "b", rows="promt"),)), "Did you mean 'prompt'"),  # type: ignore[arg-type]
         (Architecture("x", "encoder", ()), "needs at least one"),
+        (Architecture("x", "encoder", (Stack("a", "b", gate_part="frst"),)), "Did you mean 'first'"),  # type: ignore[arg-type]
+        (Architecture("x", "encoder", (Stack("a", "b"),), adjust="unshar"), "Did you mean 'unshare'"),  # type: ignore[arg-type]
     ],
 )
 def test_a_row_that_cannot_be(row: Architecture, message: str) -> None:

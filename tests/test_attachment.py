@@ -25,7 +25,7 @@ from transferscope.templates import Batch
 TEXTS = ("the movie was great", "bad", "we see two small red cats and a very old dog", "no")
 EXAMPLES = tuple(Example(text, None, i % 2) for i, text in enumerate(TEXTS))
 WORDS = (9, 20, 12)
-KINDS = {name: resolve(tiny.model(name, head=False).config).kind for name in tiny.MODEL_TYPES}
+KINDS = {name: resolve(tiny.model(name, head=False).config).kind for name in tiny.ALL}
 FITTING = [
     (name, template)
     for name, kind in KINDS.items()
@@ -51,7 +51,8 @@ def batch(made: Backbone, which: tuple[int, ...] = (0, 1, 2, 3)) -> Batch:
 
 def test_every_row_of_the_table_is_tried() -> None:
     assert len(tiny.MODEL_TYPES) == 11
-    assert len(FITTING) == 7 * 2 + 2 * 1 + 2 * 2
+    assert len(tiny.ALL) == 30
+    assert len(FITTING) == 10 * 2 + 4 * 1 + 16 * 2
 
 
 @pytest.mark.parametrize(("name", "template"), FITTING)
@@ -61,7 +62,7 @@ def test_padding_changes_nothing_at_the_readout_row(name: str, template: str) ->
     with torch.no_grad():
         together = attached.forward(attached.place(batch(made)))
         alone = [attached.forward(attached.place(batch(made, (i,))))[0] for i in range(len(TEXTS))]
-    assert together.shape == (len(TEXTS), made.hidden_size)
+    assert together.shape == (len(TEXTS), made.readout_size)
     assert (together - torch.stack(alone)).abs().max() < 1e-5
     assert torch.pdist(together).min() > 1e-2  # the text reaches the row, so equality says something
 
@@ -102,7 +103,8 @@ def test_other_templates_are_the_rows_put_together_by_hand(name: str, template: 
     made = backbone(name)
     prompt = prompt_rows(made)
     attached, inputs = attach(made, prompt, template), batch(made)
-    table = made.model.get_input_embeddings().weight
+    scale = 16**0.5 if "gemma" in name else 1.0  # what it looks up is multiplied
+    table = scale * made.model.get_input_embeddings().weight
     with torch.no_grad():
         ours = verbalizer(made, WORDS).logits(attached.forward(attached.place(inputs)))
         for i in range(len(TEXTS)):

@@ -8,6 +8,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from tests import tiny_families
+
 _LAYERS, _HIDDEN, _HEADS, _FFN, VOCAB = 2, 16, 2, 24, 96
 
 _TEXT = """
@@ -114,33 +116,69 @@ _CONFIGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 
-MODEL_TYPES = tuple(_CONFIGS)
+MODEL_TYPES = tuple(_CONFIGS)  # these are tried everywhere
+FAMILIES = tuple(tiny_families.CONFIGS)  # these where an architecture itself is what is tested
+ALL = MODEL_TYPES + FAMILIES
 _HEADED = {"bert": "ForMaskedLM", "roberta": "ForMaskedLM", "t5": "ForConditionalGeneration"}
 _CAUSAL = {"GPT2": "LMHeadModel", "Llama": "ForCausalLM"}
 
 
+def _specification(model_type: str) -> tuple[str, str, str, dict[str, Any]]:
+    """Kind of tokenizer, family, class with a head, configuration."""
+    if model_type in tiny_families.CONFIGS:
+        return tiny_families.CONFIGS[model_type]
+    kind, family, options = _CONFIGS[model_type]
+    return kind, family, _CAUSAL.get(family) or _HEADED[kind], options
+
+
+def layers(model_type: str) -> tuple[int, ...]:
+    """The number of layers of each stack."""
+    both = _specification(model_type)[2] == "ForConditionalGeneration"
+    return (2, 3) if both else (tiny_families.LAYERS.get(model_type, 2),)
+
+
+def neurons(model_type: str) -> int:
+    return tiny_families.NEURONS.get(model_type, _FFN)
+
+
+def embedding_size(model_type: str) -> int:
+    return 12 if model_type == "electra" else tiny_families.EMBEDDING_SIZES.get(model_type, _HIDDEN)
+
+
+def readout_size(model_type: str) -> int:
+    return tiny_families.READOUT_SIZES.get(model_type, _HIDDEN)
+
+
+def positions(model_type: str) -> int | None:
+    known: dict[str, int | None] = {"roberta": 62, "xlm-roberta": 62, "t5": None, "t5-gated": None}
+    return (known | tiny_families.POSITIONS).get(model_type, 64)
+
+
 def tokenizer_kind(model_type: str) -> str:
     """Which kind of tokenizer (`tokenizer(kind)`) goes with a model type."""
-    return _CONFIGS[model_type][0]
+    return _specification(model_type)[0]
 
 
 def model(model_type: str, *, head: bool = True, seed: int = 0, **overrides: Any) -> Any:
     """A tiny random model in eval mode: 2 layers (T5's decoder 3), hidden size 16, 24 neurons, 96 words.
 
-    `model_type` is a row's, or one of the variants "t5-gated" and "deberta-v2-new-head"; `head=False` gives
-    the base model; `overrides` go to the configuration. Every parameter is random, biases and norms too, so
-    that a step left out of a recomputation shows.
+    `model_type` is a row's, or a variant ("t5-gated", "deberta-v2-new-head", "opt-projected"); other sizes
+    are in `tiny_families`. `head=False` gives the base model; `overrides` go to the configuration. Every
+    parameter is random, biases and norms too, so that a step left out of a recomputation shows.
     """
-    kind, family, options = _CONFIGS[model_type]
-    config = getattr(transformers, f"{family}Config")(**({"vocab_size": VOCAB} | options | overrides))
-    suffix = (_CAUSAL.get(family) or _HEADED[kind]) if head else "Model"
-    built = getattr(transformers, f"{family}{suffix}")(config)
+    _, family, headed, options = _specification(model_type)
+    name = tiny_families.CONFIG_CLASSES.get(model_type, f"{family}Config")
+    config = getattr(transformers, name)(**({"vocab_size": VOCAB} | options | overrides))
+    base = tiny_families.BASE_CLASSES.get(model_type, f"{family}Model")
+    built = getattr(transformers, f"{family}{headed}" if head else base)(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in built.parameters():
             # what starts at one (norm scales) stays near one; the rest gets a size that makes neurons fire
             start = 1.0 if parameter.dim() == 1 and bool((parameter == 1).all()) else 0.0
             parameter.copy_(start + 0.3 * torch.randn(parameter.shape, generator=generator))
+        if hasattr(built, "final_logits_bias"):  # BART's, a buffer
+            built.final_logits_bias.copy_(torch.randn(1, VOCAB, generator=generator))
     return built.eval()
 
 

@@ -14,6 +14,8 @@ from transferscope.errors import ArchitectureError, suggest
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 Rows = Literal["prompt", "readout"]
+Part = Literal["whole", "first", "second"]
+Adjust = Literal["unshare", "unflatten"]
 
 _EXAMPLE = """\
 from transferscope.architectures import Architecture, Stack, register
@@ -39,6 +41,8 @@ class Stack:
     down: the down projection, dotted from one layer; what enters it are the neurons.
     gate: the linear whose output > 0 means "active", dotted from one layer; None where the feed-forward
         block is not gated and a neuron is active when its own value is > 0.
+    gate_part: which part of that linear's output is the gate: all of it, or one half where gate and value are
+        made by one joint linear.
     rows: which rows are probed in this stack: the prompt's, or only the readout row (decoders of
         encoder-decoder models, which the prompt does not enter).
     """
@@ -47,6 +51,7 @@ class Stack:
     down: str
     gate: str | None = None
     rows: Rows = "prompt"
+    gate_part: Part = "whole"
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,14 @@ class Architecture:
         the configuration names; "scale:config.FLAG" a factor hidden_size ** -0.5 where that flag is true.
     output, output_bias: the output embedding and its bias, dotted from the LM model, where
         `get_output_embeddings()` does not give them.
-    when: (field of the configuration, value) that picks this row where a model type has several.
+    logits: what is done to the logits behind the output embedding: "softcap:config.FIELD" (c tanh(x / c) with
+        that number c, nothing where it is None) or "divide:config.FIELD".
+    when: (field of the configuration, value) that picks this row where a model type has several, or that it
+        needs.
     padded_positions: position numbers start after the padding id (RoBERTa), so fewer rows fit.
+    readout_width: the field of the configuration with the width of the last hidden state, where that is not
+        the hidden size.
+    adjust: a change that the model needs before its neurons can be read, by its name in `adjustments`.
     """
 
     model_type: str
@@ -71,12 +82,18 @@ class Architecture:
     transform: tuple[str, ...] = ()
     output: str | None = None
     output_bias: str | None = None
+    logits: tuple[str, ...] = ()
     when: tuple[str, Any] | None = None
     padded_positions: bool = False
+    readout_width: str | None = None
+    adjust: Adjust | None = None
 
 
 _POST_NORM = (Stack("encoder.layer", "output.dense"),)  # BERT and those that kept its module names
 _ROBERTA_HEAD = ("lm_head.dense", "act:gelu", "lm_head.layer_norm")
+_GATED = (Stack("layers", "mlp.down_proj", gate="mlp.gate_proj"),)  # Llama and those that kept its names
+_SOFTCAP = ("softcap:config.final_logit_softcapping",)
+_T5_SCALE = ("scale:config.scale_decoder_outputs",)
 
 
 def _t5(gate: str | None) -> tuple[Stack, ...]:
@@ -110,23 +127,68 @@ _TABLE: list[Architecture] = [
         output_bias="lm_predictions.lm_head.bias",
         when=("legacy", False),
     ),
+    Architecture("mpnet", "encoder", _POST_NORM, _ROBERTA_HEAD, padded_positions=True),
     Architecture(
-        "t5",
-        "encoder-decoder",
-        _t5(None),
-        ("scale:config.scale_decoder_outputs",),
-        when=("is_gated_act", False),
+        "albert",
+        "encoder",
+        (Stack("encoder.albert_layer_groups", "albert_layers.0.ffn_output"),),
+        ("predictions.dense", "act:config.hidden_act", "predictions.LayerNorm"),
+        when=("inner_group_num", 1),
+        adjust="unshare",
     ),
     Architecture(
-        "t5",
+        "modernbert",
+        "encoder",
+        (Stack("layers", "mlp.Wo", gate="mlp.Wi", gate_part="first"),),
+        ("head",),
+    ),
+    Architecture("t5", "encoder-decoder", _t5(None), _T5_SCALE, when=("is_gated_act", False)),
+    Architecture("t5", "encoder-decoder", _t5("wi_0"), _T5_SCALE, when=("is_gated_act", True)),
+    Architecture("mt5", "encoder-decoder", _t5("wi_0"), when=("is_gated_act", True)),
+    Architecture("mt5", "encoder-decoder", _t5(None), when=("is_gated_act", False)),
+    Architecture(
+        "bart",
         "encoder-decoder",
-        _t5("wi_0"),
-        ("scale:config.scale_decoder_outputs",),
-        when=("is_gated_act", True),
+        (Stack("encoder.layers", "fc2"), Stack("decoder.layers", "fc2", rows="readout")),
+        output_bias="final_logits_bias",
     ),
     Architecture("gpt2", "decoder", (Stack("h", "mlp.c_proj"),)),
-    Architecture("llama", "decoder", (Stack("layers", "mlp.down_proj", gate="mlp.gate_proj"),)),
+    Architecture("gpt_neox", "decoder", (Stack("layers", "mlp.dense_4h_to_h"),)),
+    Architecture(
+        "opt",
+        "decoder",
+        (Stack("decoder.layers", "fc2"),),
+        readout_width="word_embed_proj_dim",
+        adjust="unflatten",
+    ),
+    # with slow_but_exact the down projection is computed in slices, without its module
+    Architecture("bloom", "decoder", (Stack("h", "mlp.dense_4h_to_h"),), when=("slow_but_exact", False)),
+    Architecture("falcon", "decoder", (Stack("h", "mlp.dense_4h_to_h"),)),
+    Architecture("llama", "decoder", _GATED),
+    Architecture("mistral", "decoder", _GATED),
+    Architecture("qwen2", "decoder", _GATED),
+    Architecture("qwen3", "decoder", _GATED),
+    Architecture("gemma2", "decoder", _GATED, logits=_SOFTCAP),
+    Architecture("gemma3_text", "decoder", _GATED, logits=_SOFTCAP),
+    Architecture("olmo2", "decoder", _GATED),
+    Architecture("granite", "decoder", _GATED, logits=("divide:config.logits_scaling",)),
+    Architecture("smollm3", "decoder", _GATED),
+    Architecture(
+        "phi3",
+        "decoder",
+        (Stack("layers", "mlp.down_proj", gate="mlp.gate_up_proj", gate_part="first"),),
+    ),
 ]
+
+# Model types that are refused on purpose, and why; a registered row takes precedence.
+_REFUSED = {
+    "mixtral": (
+        "it is a mixture of experts. A token goes through a few experts of each layer; the neurons of the "
+        "others are not zero there, they are not computed. Baselines and predictivity compare a neuron over "
+        "all examples: each of these neurons would need examples of its own, and zeros in the place of the "
+        "rest would measure the router"
+    )
+}
 
 
 def names() -> tuple[str, ...]:
@@ -138,7 +200,8 @@ def get(model_type: str) -> Architecture:
     """The (first) row of a model type.
 
     Raises:
-        ArchitectureError: there is none; the text lists those there are and shows how to add one.
+        ArchitectureError: there is none; the text lists those there are and shows how to add one, or says
+            why there cannot be one.
     """
     return _rows(model_type)[0]
 
@@ -165,11 +228,16 @@ def register(row: Architecture) -> Architecture:
     """Add a row to the table (in front: it wins over a built-in row of the same model type); returns it.
 
     Raises:
-        ArchitectureError: a kind or a choice of rows that does not exist, or no stack at all.
+        ArchitectureError: a kind, a choice of rows, a part or an adjustment that does not exist, or no stack
+            at all.
     """
     _check(f"kind of the row {row.model_type!r}", row.kind, get_args(Kind))
     for stack in row.stacks:
-        _check(f"rows of the stack {stack.layers!r} of {row.model_type!r}", stack.rows, get_args(Rows))
+        where = f"of the stack {stack.layers!r} of {row.model_type!r}"
+        _check(f"rows {where}", stack.rows, get_args(Rows))
+        _check(f"gate_part {where}", stack.gate_part, get_args(Part))
+    if row.adjust is not None:
+        _check(f"adjust of the row {row.model_type!r}", row.adjust, get_args(Adjust))
     if not row.stacks:
         raise ArchitectureError(f"The row {row.model_type!r} has no stack; it needs at least one.")
     if row not in _TABLE:
@@ -179,6 +247,11 @@ def register(row: Architecture) -> Architecture:
 
 def _rows(model_type: str) -> list[Architecture]:
     rows = [row for row in _TABLE if row.model_type == model_type]
+    if not rows and model_type in _REFUSED:
+        raise ArchitectureError(
+            f"Model type {model_type!r} is not supported: {_REFUSED[model_type]}. "
+            f"Available: {', '.join(names())}."
+        )
     if not rows:
         raise ArchitectureError(
             f"No architecture row for model type {model_type!r}. {suggest(model_type, names())}\n"

@@ -137,7 +137,7 @@ def initial_rows(
         return attach(backbone, init, init.template).prompt.clone()
     if init not in INITS:
         raise PromptError(f"unknown initialisation {init!r}; use {', '.join(INITS)} or another prompt")
-    table = backbone.model.get_input_embeddings().weight.detach()
+    table = backbone.embeddings
     generator = torch.Generator().manual_seed(seed)
     if init == "random":
         noise = torch.randn(rows, table.shape[1], generator=generator).to(table.device)

@@ -184,7 +184,7 @@ def _stream(
     groups = buckets(data, prompt_rows=attached.rows, token_budget=token_budget)
     if compat:
         groups = in_order(len(data), COMPAT_BATCH)
-    sums = statistics.counts.new_zeros(len(statistics.counts), backbone.hidden_size)
+    sums = statistics.counts.new_zeros(len(statistics.counts), backbone.readout_size)
     now: list[tuple[Placed, Tensor, list[tuple[Moments | FireCounts, Tensor, Tensor]]]] = []
 
     def sink(layer: int, values: Tensor, gate: Tensor | None) -> None:

@@ -180,7 +180,7 @@ def _words(backbone: Backbone) -> dict[str, int]:
 def _anchors(a: Backbone, b: Backbone, words: Sequence[tuple[int, int]]) -> list[NDArray[np.float64]]:
     found = []
     for side, backbone in enumerate((a, b)):
-        table = backbone.model.get_input_embeddings().weight.detach()
+        table = backbone.embeddings.detach()
         found.append(table[[pair[side] for pair in words]].double().cpu().numpy())
     return found
 

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
+from transferscope.adjustments import adjust
 from transferscope.architectures import Architecture, Stack, get, resolve
 from transferscope.digests import tokenizer_digest, weights_digest
 from transferscope.errors import BackboneError, suggest
 from transferscope.fingerprints import fingerprint
+from transferscope.heads import LMHead, head_of
 from transferscope.loading import (
     NO_HEAD,
     ask,
@@ -33,6 +34,7 @@ from transferscope.loading import (
     refuse_empty_tokenizer,
     refuse_random_weights,
 )
+from transferscope.pruned import PrunedModel, inputs, is_pruned
 
 HEADS = ("verbalizer", "classifier")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -88,16 +90,22 @@ class Backbone:
         return len(self._layers)
 
     @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """The number of neurons of each layer, [L]; they differ in a pruned model."""
+        return tuple(inputs(module) for _, _, module in self.down_projections())
+
+    @cached_property
     def neurons(self) -> int:
         """N, the same in each layer.
 
         Raises:
-            BackboneError: the layers differ.
+            BackboneError: the layers differ (a pruned model).
         """
-        widths = {_inputs(module) for _, _, module in self.down_projections()}
+        widths = set(self.widths)
         if len(widths) != 1:
             raise BackboneError(
-                f"The layers of {self.name!r} have different numbers of neurons: {sorted(widths)}."
+                f"The layers of {self.name!r} have different numbers of neurons: {sorted(widths)}. It is a "
+                "pruned model: prompts can be tuned and measured on it, signatures cannot be extracted."
             )
         return widths.pop()
 
@@ -107,9 +115,25 @@ class Backbone:
         return int(self.config.hidden_size)
 
     @property
+    def readout_size(self) -> int:
+        """The width of the last hidden state: D, save in OPT models that project it."""
+        return int(getattr(self.config, self.architecture.readout_width or "hidden_size"))
+
+    @property
     def embedding_size(self) -> int:
-        """E, the width of a prompt row; differs from D in small ELECTRA models."""
+        """E, the width of a prompt row; differs from D in ALBERT and in small ELECTRA and OPT models."""
         return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def embeddings(self) -> Tensor:
+        """The rows that `embed` gives for all tokens, [V, E], no copy where they are the table as stored.
+
+        They are not in BART and Gemma, which multiply what they look up.
+        """
+        table = self.model.get_input_embeddings()
+        if type(table) is nn.Embedding:
+            return table.weight.detach()
+        return self.embed(torch.arange(len(table.weight), device=self.device)).detach()
 
     @property
     def max_positions(self) -> int | None:
@@ -165,7 +189,10 @@ class Backbone:
         ]
 
     def gates(self) -> list[nn.Module | None]:
-        """For each of the L layers the linear whose output > 0 means "active"; None where it is not gated."""
+        """For each of the L layers the linear whose output > 0 means "active"; None where it is not gated.
+
+        Of a joint linear it is the stack's `gate_part` of the output.
+        """
         return [self._submodule(layer, stack.gate) if stack.gate else None for stack, layer in self._layers]
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -187,7 +214,7 @@ class Backbone:
             decoder_embeds: encoder-decoder models only, [B, Td, E]; default the decoder's start token.
 
         Returns:
-            [B, T, D]; for an encoder-decoder model the decoder's, [B, Td, D].
+            [B, T, D]; for an encoder-decoder model the decoder's, [B, Td, D]. D is `readout_size` here.
         """
         inputs_embeds = inputs_embeds.to(self.dtype)  # prompts are float32, the model need not be
         if self.architecture.kind == "encoder-decoder":
@@ -215,25 +242,11 @@ class Backbone:
         Raises:
             BackboneError: the model has no language-model head.
         """
-        rows = self._before_words(hidden_rows)
-        weight, bias = self._output_embedding
-        words = word_ids.to(weight.device)
-        chosen = None if bias is None else bias[words].float()
-        return nn.functional.linear(rows.float(), weight[words].float(), chosen)
+        return self._head.label_logits(hidden_rows.to(self.dtype), word_ids)
 
     def vocabulary_logits(self, hidden_rows: Tensor) -> Tensor:
         """`label_logits` for every word: [B, D] -> float32 [B, V], computed in the model's dtype."""
-        rows = self._before_words(hidden_rows)
-        return nn.functional.linear(rows, *self._output_embedding).float()
-
-    def _before_words(self, hidden_rows: Tensor) -> Tensor:
-        """What the output embedding is multiplied with, [B, D] (mostly)."""
-        if not self.has_lm_head:
-            raise BackboneError(NO_HEAD.format(name=self.name))
-        rows = hidden_rows.to(self.dtype)
-        for step in self._transform:
-            rows = step(rows)
-        return rows
+        return self._head.vocabulary_logits(hidden_rows.to(self.dtype))
 
     def _encode_decode(self, inputs: Tensor, mask: Tensor, decoder_embeds: Tensor | None) -> Tensor:
         encoded = self.base.get_encoder()(inputs_embeds=inputs, attention_mask=mask)[0]
@@ -247,26 +260,10 @@ class Backbone:
         )[0]
 
     @cached_property
-    def _transform(self) -> list[Callable[[Tensor], Tensor]]:
-        return [self._head_step(step) for step in self.architecture.transform]
-
-    def _head_step(self, step: str) -> Callable[[Tensor], Tensor]:
-        kind, _, argument = step.partition(":")
-        field = getattr(self.config, argument.removeprefix("config."), None)
-        if kind == "act":
-            activation = field if argument.startswith("config.") else argument
-            return activation if callable(activation) else ACT2FN[activation]
-        if kind == "scale":
-            factor = self.hidden_size**-0.5 if field else 1.0
-            return lambda rows: rows * factor
-        return self._submodule(self.model, step)
-
-    @cached_property
-    def _output_embedding(self) -> tuple[Tensor, Tensor | None]:
-        row = self.architecture
-        module = self._submodule(self.model, row.output) if row.output else self.model.get_output_embeddings()
-        bias = self.model.get_parameter(row.output_bias) if row.output_bias else getattr(module, "bias", None)
-        return cast(Tensor, module.weight), bias
+    def _head(self) -> LMHead:
+        if not self.has_lm_head:
+            raise BackboneError(NO_HEAD.format(name=self.name))
+        return head_of(self.model, self.architecture, lambda path: self._submodule(self.model, path))
 
     def _submodule(self, root: nn.Module, path: str) -> nn.Module:
         try:
@@ -283,8 +280,8 @@ def wrap(
 ) -> Backbone:
     """A backbone from a model that is already in memory, with or without a language-model head.
 
-    The model is frozen and put in eval mode in place. `tokenizer` may be None where only ids and rows are
-    used.
+    The model is frozen and put in eval mode in place; ALBERT and OPT are also adjusted (see `adjustments`),
+    which changes nothing of what they compute. `tokenizer` may be None where only ids and rows are used.
 
     Raises:
         ArchitectureError: its model type has no row. BackboneError: its row does not fit it.
@@ -294,8 +291,10 @@ def wrap(
     for module in model.modules():
         if getattr(module, "chunk_size_feed_forward", 0):
             module.chunk_size_feed_forward = 0  # saves memory only, and a hook would see pieces of the rows
+    if architecture.adjust is not None:
+        adjust(model.base_model, architecture.adjust)
     backbone = Backbone(model, tokenizer, architecture, name, revision)
-    _ = backbone.neurons  # a row that does not fit shows here, not in the middle of a run
+    _ = backbone.widths  # a row that does not fit shows here, not in the middle of a run
     return backbone
 
 
@@ -335,11 +334,18 @@ def load_backbone(
         loader = getattr(transformers, _LM_CLASSES[row.kind] if head == "verbalizer" else "AutoModel")
         if attention == "eager":  # unsaid, transformers takes sdpa where the model supports it, else eager
             options["attn_implementation"] = attention
-        model, info = ask(
-            name, loader.from_pretrained, source, dtype=DTYPES[dtype], output_loading_info=True, **options
+        options |= {"dtype": DTYPES[dtype], "output_loading_info": True}
+        if is_pruned(source):
+            model, info = PrunedModel.from_pretrained(source, auto=loader, **options)
+        else:
+            model, info = ask(name, loader.from_pretrained, source, **options)
+        tokenizer = ask(
+            name,
+            transformers.AutoTokenizer.from_pretrained,
+            source,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
         )
-        options.pop("attn_implementation", None)
-        tokenizer = ask(name, transformers.AutoTokenizer.from_pretrained, source, **options)
     refuse_random_weights(name, model, set(info["missing_keys"]), fields.get("architectures") or [])
     refuse_empty_tokenizer(name, tokenizer)
     commit = getattr(model.config, "_commit_hash", None) or revision
@@ -374,12 +380,3 @@ def attention(model: Any, implementation: str) -> Iterator[None]:
 def _check(what: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
         raise BackboneError(f"{what} is {value!r}. {suggest(str(value), allowed)}")
-
-
-def _inputs(module: nn.Module) -> int:
-    """The number of inputs of a linear layer, also of GPT-2's transposed one."""
-    if hasattr(module, "in_features"):
-        return int(cast(int, module.in_features))
-    if hasattr(module, "nx"):
-        return int(cast(int, module.nx))
-    raise BackboneError(f"A down projection must be a linear layer; found {type(module).__name__}.")

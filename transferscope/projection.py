@@ -260,7 +260,7 @@ def _statistics(name: str, values: np.ndarray, settings: ProjectorSettings) -> A
 
 def _of_embeddings(backbone: Backbone, settings: ProjectorSettings, target: Space) -> Arrays:
     """The mean of the input embeddings and their spread, as statistics of outputs."""
-    table = backbone.model.get_input_embeddings().weight.detach().float().cpu().numpy()
+    table = backbone.embeddings.detach().float().cpu().numpy()
     mean = table.mean(axis=0, dtype=np.float64)
     scale = np.sqrt(np.mean((table - mean) ** 2))
     whole = np.tile(mean, (target.rows, 1)) if settings.flatten else mean

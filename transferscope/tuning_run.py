@@ -139,7 +139,7 @@ class TuningRun:
         if self.setup.readout is not None:
             return self.setup.readout, []
         classes, device = self.setup.classes, self.backbone.device
-        weight = torch.zeros(classes, self.backbone.hidden_size, device=device)
+        weight = torch.zeros(classes, self.backbone.readout_size, device=device)
         bias = torch.zeros(classes, device=device)
         if layer is not None and layer.weight.shape == weight.shape:
             weight, bias = (torch.from_numpy(part.copy()).to(device) for part in (layer.weight, layer.bias))

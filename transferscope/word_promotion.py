@@ -52,6 +52,8 @@ def promoted_words(
         return [()] * len(neurons)
     tokenizer, vectors = backbone.tokenizer, output_vectors(backbone, neurons)
     table = _output_table(backbone)
+    if vectors.shape[1] != backbone.readout_size:  # OPT-350m projects what the head reads
+        return [()] * len(neurons)
     known = min(len(tokenizer), len(table))
     special = [token for token in tokenizer.all_special_ids if token < known]
     found: list[tuple[Word, ...]] = []
