@@ -1,0 +1,340 @@
+"""The pruning of a study's task: choose, fold, write a smaller model with its prompts, and report."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from transferscope import attachment, pruning, pruning_speed, store
+from transferscope.encoding import encode
+from transferscope.errors import StudyError
+from transferscope.evaluation import Prepared, evaluate, prepared
+from transferscope.metrics import metric as find_metric
+from transferscope.models import Backbone
+from transferscope.prompts import RECORD, SoftPrompt, load_prompt, save_prompt
+from transferscope.pruned import save_pruned
+from transferscope.pruning_speed import Size, Speed
+from transferscope.readouts import readout_for
+from transferscope.resampling import bootstrap_mean
+from transferscope.settings import StudySettings
+from transferscope.signatures import Signature
+from transferscope.tasks import Task
+from transferscope.tuning import tune
+from transferscope.workspace import Progress, Report
+
+REPORT = "report.json"
+PROMPTS = "prompt"
+
+
+class Studied(Protocol):
+    """What pruning needs of a study: `transferscope.pipeline.Pipeline` has it."""
+
+    study: store.Study
+    settings: StudySettings
+    report: Report
+    progress: Progress
+
+    @property
+    def backbone(self) -> Backbone: ...
+    def task(self, name: str) -> Task: ...
+    def tune(self, tasks: Sequence[str] | None = None) -> dict[str, tuple[SoftPrompt, ...]]: ...
+    def extract(self, tasks: Sequence[str] | None = None) -> dict[str, Signature]: ...
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """How a model is pruned and what is measured of it.
+
+    ``keep``: the share of neurons that stays in each layer from ``from_layer`` on (numbered from 0);
+    ``baseline``: where the others are held, at their mean over the "prompt-rows" or over "all-rows";
+    ``retune``: tune the prompts again on the pruned model; ``random_draws``: how often as many random neurons
+    are kept instead, as a control; ``batches`` and ``rows``: at what sizes speed is measured.
+    """
+
+    keep: float = 0.02
+    from_layer: int = 3
+    baseline: str = "prompt-rows"
+    retune: bool = True
+    random_draws: int = 3
+    batches: tuple[int, ...] = (1, 8, 32)
+    rows: int = 128
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PrunedScore:
+    """The metric on dev: mean over the study's seeds (``by_seed``), with a 95 % interval where there are two.
+
+    ``what``: "before", "after" (the same prompts on the pruned model), "re-tuned", or "random neurons" (as
+    "after", with as many random neurons kept; ``by_seed`` are means over the draws).
+    """
+
+    what: str
+    value: float
+    low: float | None
+    high: float | None
+    by_seed: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PruningReport:
+    """What pruning a model for a task gave.
+
+    ``widths`` [L] are the neurons left of ``neurons`` in each layer; ``before`` and ``after`` the sizes;
+    ``fold_error`` how far the pruned model's outputs are from those of the model whose other neurons are held
+    fixed, as a share of the largest; ``majority`` the metric of always answering the most frequent class.
+    """
+
+    task: str
+    model: str
+    metric: str
+    settings: PruneSettings
+    seeds: tuple[int, ...]
+    neurons: int
+    widths: tuple[int, ...]
+    before: Size
+    after: Size
+    fold_error: float
+    scores: tuple[PrunedScore, ...]
+    majority: float
+    speeds: tuple[Speed, ...]
+    device: str
+    threads: int
+    folder: str
+    notes: tuple[str, ...] = ()
+
+
+def prune(
+    pipeline: Studied, task: str, settings: PruneSettings | None = None, out: Path | str | None = None
+) -> PruningReport:
+    """Prune a study's model for one task, and write the smaller model to ``out`` (None: only report).
+
+    One model is made, by the mean predictivity over the study's seeds; each seed's prompt is scored on it.
+    ``out`` gets the model, ``prompt/SEED`` (tuned again, if asked for) and ``report.json``, all at once at
+    the end. Re-tuning is kept in the study, so that it goes on where it was killed. Raises StudyError where
+    ``out`` is not an empty folder, SignatureError for a task without classes or data, InputError.
+    """
+    settings = settings or PruneSettings()
+    folder = None if out is None else _free(Path(out))
+    prompts = pipeline.tune([task])[task]
+    signature = pipeline.extract([task])[task]
+    kept = pruning.choose(
+        pipeline.backbone, signature.subtask_predictivity, keep=settings.keep, from_layer=settings.from_layer
+    )
+    scorer = _Scorer(pipeline, task, prompts)
+    held = scorer.baseline(settings.baseline, signature)
+    before, after = pipeline.backbone, pruning.fold(pipeline.backbone, kept, held)
+    pipeline.report(f"pruned for {task}: {kept.sum()} of {kept.size} neurons left")
+    scores = [scorer.score("before", before), scorer.score("after", after)]
+    if settings.random_draws:
+        scores.append(scorer.control(kept, held, settings))
+    final = scorer.retuned(after, settings) if settings.retune else prompts
+    if settings.retune:
+        scores.append(scorer.score("re-tuned", after, final))
+    report = PruningReport(
+        task=task,
+        model=before.name,
+        metric=scorer.task.metric,
+        settings=settings,
+        seeds=tuple(prompt.seed for prompt in prompts),
+        neurons=before.neurons,
+        widths=after.widths,
+        before=pruning_speed.size(before),
+        after=pruning_speed.size(after),
+        fold_error=pruning.difference(before, after, kept, held),
+        scores=tuple(scores),
+        majority=scorer.majority,
+        speeds=pruning_speed.measure_speed(
+            before,
+            after,
+            batches=settings.batches,
+            rows=settings.rows,
+            seed=settings.seed,
+            progress=lambda done, total, text: pipeline.progress("speed", done, total, text),
+        ),
+        device=str(before.device),
+        threads=torch.get_num_threads(),
+        folder="" if folder is None else str(folder),
+    )
+    report = replace(report, notes=_notes(report))
+    if folder is not None:
+        _write(folder, after, final, report, {"model_fingerprint": before.fingerprint, "kept": _lists(kept)})
+        pipeline.report(f"wrote the pruned model to {folder}")
+    return report
+
+
+class _Scorer:
+    """One task's dev split, encoded once, and the prompts of its seeds."""
+
+    def __init__(self, pipeline: Studied, name: str, prompts: Sequence[SoftPrompt]) -> None:
+        self.pipeline, self.prompts, self.settings = pipeline, prompts, pipeline.settings
+        self.task = pipeline.task(name)
+        self.trials = [attachment.attach(pipeline.backbone, prompt) for prompt in prompts]
+        self._prepared: dict[int, Prepared] = {}
+
+    @property
+    def majority(self) -> float:
+        """The metric of always answering the most frequent class of dev."""
+        gold = np.array([example.label for example in self.task.dev])
+        return find_metric(self.task.metric).of(gold, np.full_like(gold, np.bincount(gold).argmax()))
+
+    def baseline(self, kind: str, signature: Signature) -> np.ndarray:
+        """Where the neurons that go are held, [L, N]."""
+        train = encode(
+            self.pipeline.backbone,
+            self.task.train,
+            prompt_rows=self.trials[0].rows,
+            max_length=self.settings.max_length,
+        )
+        budget = self.settings.token_budget
+        return pruning.baseline_of(kind, self.trials, train, signature.baseline, token_budget=budget)
+
+    def score(
+        self, what: str, backbone: Backbone, prompts: Sequence[SoftPrompt] | None = None
+    ) -> PrunedScore:
+        """The prompts of all seeds on a model."""
+        return _score(what, [self._value(backbone, prompt) for prompt in prompts or self.prompts])
+
+    def control(self, kept: np.ndarray, held: np.ndarray, settings: PruneSettings) -> PrunedScore:
+        """The prompts on the model with as many random neurons left in each layer; means over the draws."""
+        backbone, draws = self.pipeline.backbone, []
+        for draw in range(settings.random_draws):
+            with pruning.clamped(backbone, pruning.random_choice(kept, settings.seed + draw), held):
+                draws.append([self._value(backbone, prompt) for prompt in self.prompts])
+        return _score("random neurons", list(np.mean(draws, axis=0)))
+
+    def retuned(self, backbone: Backbone, settings: PruneSettings) -> tuple[SoftPrompt, ...]:
+        """The prompts tuned on, on the pruned model, each from itself; finished ones are read."""
+        return tuple(self._retuned(backbone, number, prompt) for number, prompt in enumerate(self.prompts))
+
+    def _retuned(self, backbone: Backbone, number: int, prompt: SoftPrompt) -> SoftPrompt:
+        pipeline, study = self.pipeline, self.settings
+        inputs = store.json_ready(
+            {
+                "model": backbone.fingerprint,
+                "task": self.task.fingerprint,
+                "head": study.head,
+                "max_length": study.max_length,
+                "tuning": study.tuning.model_dump(),
+                "init_from": prompt.fingerprint,
+            }
+        )
+        place = pipeline.study.path(
+            "pruned", store.checked_name(self.task.name), backbone.fingerprint[:12], str(prompt.seed)
+        )
+        if (place / RECORD).is_file():
+            known = load_prompt(place)
+            if not store.stale_reason(known.provenance.get("inputs") or {}, inputs):
+                return known
+
+        def progress(done: int, total: int, text: str) -> None:
+            pipeline.progress("re-tune", number * total + done, len(self.prompts) * total, text)
+
+        found = tune(
+            backbone,
+            self.task,
+            settings=study.tuning,
+            seed=prompt.seed,
+            template=prompt.template,
+            head=study.head,
+            init_from=prompt,
+            max_length=study.max_length,
+            token_budget=study.token_budget,
+            folder=place,
+            progress=progress,
+        )
+        found.provenance["inputs"] = inputs  # type: ignore[index]
+        save_prompt(found, place, model=backbone.name, kind=backbone.architecture.kind)
+        return found
+
+    def _value(self, backbone: Backbone, prompt: SoftPrompt) -> float:
+        attached = attachment.attach(backbone, prompt)
+        readout = readout_for(backbone, self.task, self.settings.head, layer=prompt.head)
+        return evaluate(attached, readout, self._dev(attached.rows), metric=self.task.metric).value
+
+    def _dev(self, rows: int) -> Prepared:
+        if rows not in self._prepared:
+            backbone, study = self.pipeline.backbone, self.settings
+            data = encode(backbone, self.task.dev, prompt_rows=rows, max_length=study.max_length)
+            budget = study.token_budget
+            self._prepared[rows] = prepared(backbone, data, prompt_rows=rows, token_budget=budget)
+        return self._prepared[rows]
+
+
+def _score(what: str, values: Sequence[float]) -> PrunedScore:
+    mean, low, high = bootstrap_mean(np.array(values, dtype=np.float64), 0, expanded=True)
+    return PrunedScore(what, float(mean or 0.0), low, high, tuple(map(float, values)))
+
+
+def _notes(report: PruningReport) -> tuple[str, ...]:
+    by = {score.what: score for score in report.scores}
+    notes = [
+        "the neurons were chosen by their predictivity on dev, where the scores are: expect a little less on "
+        "new data",
+    ]
+    if by["before"].value <= report.majority:
+        notes.append("the prompts are no better than the majority class before pruning: nothing can be lost")
+    if "random neurons" in by and by["after"].value <= by["random neurons"].value:
+        notes.append("without re-tuning, as many random neurons do as well as the chosen ones")
+    if report.speeds and report.speeds[0].rows < report.settings.rows:
+        notes.append(f"the model has positions for {report.speeds[0].rows} rows")
+    return tuple(notes)
+
+
+def _free(out: Path) -> Path:
+    """The folder, if it is empty or not there. Raises StudyError."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StudyError(f"{out} is there already and is not an empty folder: name another, or remove it")
+    if out.is_symlink():
+        raise StudyError(f"{out} is a link; name the folder itself")
+    return out
+
+
+def _lists(kept: np.ndarray) -> list[list[int] | None]:
+    """The numbers of the neurons that stay, by layer; None where all do."""
+    return [None if row.all() else np.flatnonzero(row).tolist() for row in kept]
+
+
+def _write(
+    out: Path,
+    backbone: Backbone,
+    prompts: Sequence[SoftPrompt],
+    report: PruningReport,
+    origin: dict[str, Any],
+) -> None:
+    """Write everything beside the folder, and put it in its place at the end: all of it or nothing."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scores = report.scores[-1] if report.settings.retune else report.scores[1]
+    about = {
+        **origin,
+        "model": report.model,
+        "task": report.task,
+        "settings": store.json_ready(report.settings),
+    }
+    with tempfile.TemporaryDirectory(
+        dir=out.parent, prefix=".transferscope-", ignore_cleanup_errors=True
+    ) as box:
+        work = Path(box) / "model"
+        save_pruned(backbone.model, work, {"origin": about}, tokenizer=backbone.tokenizer)
+        for prompt, value in zip(prompts, scores.by_seed, strict=True):
+            known = prompt.provenance
+            changed = {
+                **known,
+                "model": str(out),
+                "model_fingerprint": backbone.fingerprint,
+                "scores": {**known.get("scores", {}), "metric": report.metric, "dev": value},
+            }
+            place = work / PROMPTS / str(prompt.seed)
+            kind = backbone.architecture.kind
+            save_prompt(replace(prompt, provenance=changed), place, model=str(out), kind=kind)
+        store.write_json(work / REPORT, report, versioned=True)
+        if out.is_dir():
+            out.rmdir()  # only an empty one: whatever came in the meantime stays
+        os.replace(work, out)
