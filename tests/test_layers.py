@@ -106,6 +106,9 @@ LEVELS: dict[str, float] = {
     "perturbing": 8.6,
     "perturbation_tables": 8.5,
     "pruned": 1.5,
+    "adjustments": 1.5,
+    "heads": 1.5,
+    "plots": 8.8,
     "pruning": 5,
     "pruning_speed": 5,
     "pruning_study": 8.6,
@@ -127,7 +130,7 @@ LEVELS: dict[str, float] = {
     "graph_tables": 8.5,
     "correlation_tables": 8.2,
     "budget_tables": 8.2,
-    "report": 8,
+    "report": 9.2,
     "importers": 8.5,
     "pipeline": 9,
     "model_comparison": 9.3,
@@ -136,7 +139,7 @@ LEVELS: dict[str, float] = {
     "__main__": 11,
     "__init__": 12,
 }
-PACKAGES = {"indicators", "demo", "cli", "importers"}
+PACKAGES = {"indicators", "demo", "cli", "importers", "plots", "report"}
 NUMERICAL = {"numpy", "scipy", "sklearn", "pandas", "networkx", "torch", "transformers"}
 
 

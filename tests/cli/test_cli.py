@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class FakePipeline:
         "a", "tiny", "on", (RankedSource(1, "b", 0.5, None, None, None, None, None),), (), ("note",)
     )
     matrices = (IndicatorMatrix("on", ("a", "b"), np.eye(2)),)
+    types: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         self.calls: list[Any] = []

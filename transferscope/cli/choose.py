@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from transferscope.cli.options import emit, open_study, output_options, read_indicators, study_option
+from transferscope.cli.options import (
+    emit,
+    open_study,
+    output_options,
+    plot_option,
+    read_indicators,
+    study_option,
+)
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -31,6 +38,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="auto: exact up to 60 tasks.",
 )  # fmt: skip
 @output_options
+@plot_option
 def command(
     k: int | None,
     study: Path | None,

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from transferscope.cli.options import emit, open_study, output_options, read_indicators, study_option
+from transferscope.cli.options import (
+    emit,
+    open_study,
+    output_options,
+    plot_option,
+    read_indicators,
+    study_option,
+)
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -29,6 +36,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )  # fmt: skip
 @click.option("--indicator", "names", multiple=True, help="Only this one (can be repeated).")
 @output_options
+@plot_option
 def command(
     more: tuple[Path, ...],
     study: Path | None,
@@ -63,12 +71,14 @@ def command(
         a, b = (open_study(path) for path in models[0])
         emit(compare_models(a, b, list(names) or None), format_, output)
         return
+    types = None
     if study is not None:
-        matrices = open_study(study).compare(list(names) or None)
+        pipeline = open_study(study)
+        matrices, types = pipeline.compare(list(names) or None), pipeline.types
     elif table is not None:
         matrices = read_indicators(table, names)
     else:
         from transferscope.comparison import compare_folders
 
         matrices = compare_folders([*prompts, *more], list(names) or None)
-    emit(matrices, format_, output)
+    emit(matrices, format_, output, types=types)

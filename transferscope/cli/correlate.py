@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from transferscope.cli.evidence_input import check_inputs, read_files, read_studies
-from transferscope.cli.options import FORMATS, emit
+from transferscope.cli.options import FORMATS, emit, plot_option
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,6 +73,7 @@ def _repeated(name: str, plural: str, help_: str, type_: Any = FILE, **more: Any
     help="Of the result.",
 )  # fmt: skip
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write there instead.")
+@plot_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -103,7 +104,8 @@ def command(
     given_aggregates = context.get_parameter_source("aggregates") != ParameterSource.DEFAULT
     _check(chosen, len(studies), len(tables), given_aggregates)
     several = read_studies(studies, protocol) if studies else read_files(tables, transfers, types, protocol)
-    emit(_report(several, **chosen), format_, output)
+    beside = [given for given, _ in several] if len(several) == 1 else []
+    emit(_report(several, **chosen), format_, output, beside=beside)
 
 
 def _check(chosen: dict[str, Any], studies: int, tables: int, aggregates: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from transferscope.cli.options import emit, open_study, read_indicators, read_types, study_option
+from transferscope.cli.options import emit, open_study, plot_option, read_indicators, read_types, study_option
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT = click.Path(dir_okay=False, path_type=Path)
@@ -37,6 +37,7 @@ KIND = click.Choice(FORMATS)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of communities and permutations.")
 @click.option("--format", "format_", type=KIND, default="table", show_default=True, help="Of the result.")
 @click.option("--output", type=OUTPUT, help="Write there instead.")
+@plot_option
 def command(
     study: Path | None,
     indicators: Path | None,

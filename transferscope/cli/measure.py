@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from transferscope.cli.options import emit, open_study, output_options, study_option
+from transferscope.cli.options import emit, open_study, output_options, plot_option, study_option
 
 
 @click.command("measure")
@@ -26,6 +26,7 @@ from transferscope.cli.options import emit, open_study, output_options, study_op
     help="init: try this one (can be repeated).",
 )  # fmt: skip
 @output_options
+@plot_option
 def command(
     study: Path,
     protocol: str | None,
@@ -63,4 +64,4 @@ def command(
         emit(found, format_, output)
         return
     found = pipeline.report_transfer(protocol, targets=list(targets) or None, sources=list(sources) or None)
-    emit(found, format_, output)
+    emit(found, format_, output, types=pipeline.types)

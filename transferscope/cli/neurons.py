@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from transferscope.cli.options import emit, open_study, output_options, study_option
+from transferscope.cli.options import emit, open_study, output_options, plot_option, study_option
 
 
 class _Neuron(click.ParamType):
@@ -52,6 +52,7 @@ class _Neuron(click.ParamType):
 @click.option("--where", is_flag=True, help="TASK: predictivity by prompt row; rows and trials needed.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn.")
 @output_options
+@plot_option
 def command(
     task: str | None,
     study: Path,

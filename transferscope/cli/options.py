@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from transferscope.cli.messages import channels, finish, report
 F = TypeVar("F", bound=Callable[..., Any])
 
 FORMATS = ("table", "json", "csv", "md")
+PLOT, PLOT_KIND = "transferscope.plot", "transferscope.plot_kind"
 
 
 def output_options(function: F) -> F:
@@ -34,8 +35,54 @@ def study_option(required: bool = True) -> Callable[[F], F]:
     return click.option("--study", type=path, required=required, help="A study folder or its study.yaml.")
 
 
-def emit(record: Any, format_: str, output: Path | None) -> None:
-    """A record in one of the formats to stdout, or whole or not at all to a file."""
+def plot_option(function: F) -> F:
+    """--plot and --plot-kind: for each command whose record has a plot; `emit` draws it."""
+    function = click.option(
+        "--plot-kind",
+        metavar="KIND",
+        expose_value=False,
+        callback=_keep_kind,
+        help="With --plot: which one, where there are several.",
+    )(function)
+    return click.option(
+        "--plot",
+        metavar="FILE.png|svg|pdf",
+        type=click.Path(dir_okay=False, path_type=Path),
+        expose_value=False,
+        callback=_keep_plot,
+        help="Also draw it (extra plot).",
+    )(function)
+
+
+def _keep_plot(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    """A wrong ending, or no matplotlib, is said before any work is done."""
+    if value is not None:
+        from transferscope.plots.style import require_matplotlib
+        from transferscope.plots.writing import checked_ending
+
+        checked_ending(value)
+        require_matplotlib()
+        context.meta[PLOT] = value
+
+
+def _keep_kind(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.meta[PLOT_KIND] = value
+
+
+def emit(
+    record: Any,
+    format_: str,
+    output: Path | None,
+    *,
+    types: Mapping[str, str] | None = None,
+    beside: Sequence[Any] = (),
+) -> None:
+    """A record in one of the formats to stdout, or whole or not at all to a file; and as a plot, with --plot.
+
+    `types` (task -> type) and the records `beside` are for plots: a kind that this record does not have may
+    be one of theirs.
+    """
     from transferscope.exporters import export
 
     text = export(record, format_, width=None if output else terminal_width())
@@ -47,6 +94,27 @@ def emit(record: Any, format_: str, output: Path | None) -> None:
 
         store.write_text(output, text + "\n")
         report(f"wrote {output}")
+    _draw([record, *beside], types)
+
+
+def _draw(records: Sequence[Any], types: Mapping[str, str] | None) -> None:
+    """What --plot and --plot-kind ask for, if anything."""
+    context = click.get_current_context(silent=True)
+    chosen = context.meta if context is not None else {}
+    path, kind = chosen.get(PLOT), chosen.get(PLOT_KIND)
+    if path is None and kind is not None:
+        raise click.UsageError("--plot-kind goes with --plot FILE")
+    if path is None:
+        return
+    from transferscope import plots
+    from transferscope.errors import InputError, suggest
+
+    known = {name: record for record in reversed(records) for name in plots.kinds(record)}
+    if known and kind is not None and kind not in known:
+        raise InputError(f"there is no plot {kind!r} of this. {suggest(kind, known)}")
+    drawn = records[0] if kind is None else known.get(kind, records[0])
+    plots.write(plots.plot(drawn, kind, types=types), path)
+    report(f"wrote {path}")
 
 
 def terminal_width() -> int | None:

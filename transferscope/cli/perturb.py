@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from transferscope.cli.options import emit, open_study, output_options, study_option
+from transferscope.cli.options import emit, open_study, output_options, plot_option, study_option
 
 
 @click.command("perturb")
@@ -44,6 +44,7 @@ from transferscope.cli.options import emit, open_study, output_options, study_op
 @click.option("--across", is_flag=True, help="Each task's neurons on every other task, at the highest rate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of sets and noise.")
 @output_options
+@plot_option
 def command(
     tasks: tuple[str, ...], study: Path, rates: str | None, layers: str, across: bool, format_: str,
     output: Path | None, **options: Any,

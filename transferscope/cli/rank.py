@@ -10,6 +10,7 @@ from transferscope.cli.options import (
     emit,
     open_study,
     output_options,
+    plot_option,
     read_indicators,
     read_transfer,
     read_types,
@@ -46,6 +47,7 @@ PROTOCOLS = ("zero-shot", "linear-probe")
     help="How to measure. [default: zero-shot, or linear-probe for a study with classifier heads]",
 )
 @output_options
+@plot_option
 def command(
     target: str,
     more: tuple[Path, ...],
