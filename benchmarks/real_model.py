@@ -65,7 +65,7 @@ def study_file(model: str, tasks: Path, seeds: int) -> dict[str, Any]:
         "seeds": seeds,
         "max_length": 40,
         "tuning": TUNING,
-        "features": {"examples": 300},
+        "features": {"examples": 500},  # CCA needs more than the 384 dimensions
         "indicators": applicable(),
         "tasks": described,
     }

@@ -117,7 +117,7 @@ def _transfer(matrix: TransferMatrix) -> str:
 
 def _agreement(report: CorrelationReport) -> str:
     names = dict.fromkeys(score.name for score in report.scores)
-    ordered = sorted(names, key=lambda name: -(_score(report, name).mean or -9))
+    ordered = sorted(names, key=lambda name: _mean(_score(report, name)), reverse=True)
     gaps = {one.name: one for one in report.differences if one.metric == "spearman"}
     rows = []
     for name in ordered:
@@ -160,9 +160,9 @@ def _words(report: CorrelationReport) -> str:
     regrets = {score.name: score.mean or 0.0 for score in _scores(report, "regret@1", "all")}
     least = min((score.name for score in found), key=regrets.__getitem__)
     cheap = [score for score in found if _family(score.name) != NEEDS_LABELS]
-    best = max(cheap, key=lambda score: score.mean or -9)
+    best = max(cheap, key=_mean)
     labelled = [score for score in found if _family(score.name) == NEEDS_LABELS]
-    first = max(labelled, key=lambda score: score.mean or -9) if labelled else None
+    first = max(labelled, key=_mean) if labelled else None
     lines = [
         f"{len(above)} of {len(found)} indicators have an interval above 0; {len(sure)} keep p < .05 after "
         f"correction for the number of indicators{_listed(s.name for s in sure)}.",
@@ -227,6 +227,10 @@ def _scores(report: CorrelationReport, metric: str, scope: str) -> list[Score]:
 
 def _score(report: CorrelationReport, name: str, *, scope: str = "all") -> Score:
     return report.get(name, "spearman", scope=scope)
+
+
+def _mean(score: Score) -> float:
+    return -np.inf if score.mean is None else score.mean
 
 
 def _family(name: str) -> str:

@@ -162,7 +162,7 @@ def compare_materials(
         records = [find(name, materials) for name in dict.fromkeys(names)]
     else:
         records = [record for record in available(materials) if fits(record, materials)]
-    return [IndicatorMatrix(record.name, tasks, _all_pairs(record, materials)) for record in records]
+    return [IndicatorMatrix(record.name, tasks, all_pairs(record, materials)) for record in records]
 
 
 def check_together(materials: Sequence[Material]) -> None:
@@ -276,19 +276,20 @@ def nan_mean(arrays: Sequence[Array]) -> Floats:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def pair_values(record: Indicator, sources: Sequence[Any], targets: Sequence[Any]) -> Floats:
+def pair_values(record: Indicator, sources: Sequence[Any], targets: Sequence[Any], **options: Any) -> Floats:
     """Values of all pairs of items [sources, targets]; the one place where a distance is negated."""
     try:
-        raw = indicators.matrix(record.name, sources, targets)
+        raw = indicators.matrix(record.name, sources, targets, **options)
     except InvalidInput as error:
         raise IndicatorInputError(f"the indicator {record.name!r} cannot be computed: {error}") from None
     return np.asarray(raw if record.higher_is_closer else 0.0 - raw, dtype=np.float64)
 
 
-def _all_pairs(record: Indicator, materials: Sequence[Material]) -> Floats:
+def all_pairs(record: Indicator, materials: Sequence[Material], **options: Any) -> Floats:
+    """All pairs of tasks [T, T]: means over pairs of trials, of different trials for a task with itself."""
     several = [items(record, material) for material in materials]
     flat = [item for one in several for item in one]
-    values = pair_values(record, flat, flat)  # [sum R, sum R]
+    values = pair_values(record, flat, flat, **options)  # [sum R, sum R]
     ends = np.cumsum([0, *map(len, several)])
     result = np.empty((len(several), len(several)))
     for i in range(len(several)):

@@ -15,7 +15,6 @@ from typing import Literal, get_args
 
 import numpy as np
 
-import indicators
 from indicators import Indicator
 from transferscope import comparison
 from transferscope.comparison import IndicatorMatrix, Material
@@ -192,7 +191,7 @@ def _by_rate(
     found = [
         _part(
             *(record.name, "rate", rate, f"{rate:g}"),
-            [IndicatorMatrix(record.name, tasks, _at_rate(record, materials, rate))],
+            [IndicatorMatrix(record.name, tasks, comparison.all_pairs(record, materials, rate=rate))],
         )
         for record in records
         for rate in cut.rates
@@ -202,24 +201,6 @@ def _by_rate(
     if empty := [f"{rate:g}" for rate in cut.rates if int(rate * neurons) == 0]:
         notes.append(f"At {', '.join(empty)} no neuron is chosen: a layer has {neurons}.")
     return found, notes
-
-
-def _at_rate(record: Indicator, materials: Sequence[Material], rate: float) -> comparison.Floats:
-    """All pairs at another rate, averaged over trials as `comparison.compare_materials` does."""
-    several = [comparison.items(record, material) for material in materials]
-    flat = [item for one in several for item in one]
-    try:
-        values = indicators.matrix(record.name, flat, flat, rate=rate)
-    except indicators.InvalidInput as error:
-        raise IndicatorInputError(f"{record.name!r} at rate {rate:g} cannot be computed: {error}") from None
-    owner = np.repeat(np.arange(len(several)), [len(one) for one in several])
-    found = np.empty((len(several), len(several)))
-    for i, j in np.ndindex(found.shape):
-        block = values[np.ix_(owner == i, owner == j)]
-        if i == j and len(block) > 1:  # of a task with itself: different trials
-            block = block[~np.eye(len(block), dtype=bool)]
-        found[i, j] = block.mean()
-    return found if record.higher_is_closer else 0.0 - found
 
 
 def _by_trials(
