@@ -28,7 +28,7 @@ from transferscope.pipeline import Pipeline, open_study
 from transferscope.specificity import SpecificityReport
 from transferscope.store import write_text
 
-RATES = (0.05, 0.1, 0.2)
+RATES = (0.1, 0.2)
 SEEDS = 2  # of the control
 
 
@@ -57,7 +57,6 @@ def page(study: Pipeline, beside: Pipeline, tasks: Sequence[str], command: str) 
     """The page as Markdown; what is missing is tuned, extracted and perturbed first."""
     settings = PerturbationSettings("noise", rates=RATES)
     own, random = (perturb(one, tasks, settings) for one in (study, beside))
-    silenced = perturb(study, tasks, PerturbationSettings("mean", rates=RATES))
     seeds = len(study.settings.seeds)
     about = (
         f"The model and the prompts are those of [real-model.md](real-model.md), {seeds} prompts a task. "
@@ -68,14 +67,14 @@ def page(study: Pipeline, beside: Pipeline, tasks: Sequence[str], command: str) 
         "same way and skill neurons found there. This page is written by the command; its numbers and "
         "sentences are those of one run."
     )
-    reports = [("noise", "trained", own), ("noise", "random", random), ("mean", "trained", silenced)]
+    reports = [("trained", own), ("random", random)]
     specific = neuron_study.compare_tasks(study)
     parts = [
         f"# {TITLE}\n\n    {command}\n\n{_fold(about)}",
         f"## Do they matter more than random neurons?\n\n{_fold(EXPLAINED)}\n\n{_areas(reports)}",
-        "## In words\n\n" + _words(own, random, silenced),
+        "## In words\n\n" + _words(own, random),
         "## Curves\n\nAccuracy, mean over prompts and draws, with 95 % intervals over prompts.\n\n"
-        + "\n\n".join(_curves(report) for _, _, report in reports),
+        + "\n\n".join(_curves(report) for _, report in reports),
         _specificity(specific),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
@@ -85,22 +84,22 @@ TITLE = "Skill neurons of a real model, perturbed"
 EXPLAINED = (
     "Area: mean over the rates of (accuracy under random neurons - accuracy under skill neurons); "
     "positive where skill neurons matter more. The interval and p are paired over prompts and draws (p: "
-    "sign flips, corrected by Holm over the tasks of one kind), so they hold with these prompts; the "
+    "sign flips, corrected by Holm over the tasks of one model), so they hold with these prompts; the "
     "interval over prompts draws the prompts anew. Bottom: the same area for the neurons of the lowest "
     "predictivity, which should not be above 0."
 )
 
 
-def _areas(reports: Iterable[tuple[str, str, PerturbationReport]]) -> str:
+def _areas(reports: Iterable[tuple[str, PerturbationReport]]) -> str:
     rows = []
-    for mode, weights, report in reports:
+    for weights, report in reports:
         for one in report.tasks:
             skill, bottom = one.area(SKILL), one.area(BOTTOM)
             if skill is None:
                 continue
             rows.append(
                 (
-                    *(one.task, weights, mode, one.unperturbed, one.majority, skill.mean),
+                    *(one.task, weights, one.unperturbed, one.majority, skill.mean),
                     *(_ends(skill.low, skill.high), skill.p_holm if skill.p_holm is not None else skill.p),
                     *(_ends(skill.prompts_low, skill.prompts_high), None if bottom is None else bottom.mean),
                 )
@@ -120,15 +119,14 @@ def _areas(reports: Iterable[tuple[str, str, PerturbationReport]]) -> str:
     return _table(columns, rows)
 
 
-def _words(own: PerturbationReport, random: PerturbationReport, silenced: PerturbationReport) -> str:
+def _words(own: PerturbationReport, random: PerturbationReport) -> str:
     works = [one for one in own.tasks if not one.weak]
     lines = [
         f"Prompts better than the majority class: {_names(works)} of {_names(own.tasks)} on the trained "
         f"model, "
         f"{_names([one for one in random.tasks if not one.weak])} on random weights.",
-        _verdict("Noise, trained model", works),
-        _verdict("Mean, trained model", [one for one in silenced.tasks if not one.weak]),
-        _verdict("Noise, random weights", random.tasks),
+        _verdict("Trained model", works),
+        _verdict("Random weights", random.tasks),
     ]
     return "\n".join(_fold(f"- {line}", "  ") for line in lines)
 
@@ -154,8 +152,8 @@ def _curves(report: PerturbationReport) -> str:
         for condition in CONDITIONS:
             points = [one.point(condition, rate) for rate in RATES]
             rows.append((one.task, condition, one.unperturbed, *(_interval(point) for point in points)))
-    title = f"{report.settings.mode}, {Path(report.model).name}"
-    return f"**{title}**\n\n{_table(('task', 'neurons', '0', *(f'{r:g}' for r in RATES)), rows)}"
+    columns = ("task", "neurons", "0", *(f"{rate:g}" for rate in RATES))
+    return f"**{Path(report.model).name}**\n\n{_table(columns, rows)}"
 
 
 def _specificity(report: SpecificityReport) -> str:
