@@ -32,7 +32,8 @@ from transferscope.ranking import RankedSource, Ranking, rank_prompts
 
 VERBS = (
     "choose", "compare", "correlate", "demo", "export", "extract", "graph", "import", "list",
-    "measure", "neurons", "origin", "perturb", "project", "prune", "rank", "run", "tune",
+    "measure", "neurons", "origin", "perturb", "project", "prune", "rank", "report", "run",
+    "tune",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from transferscope import report as pages
 from transferscope import store
 from transferscope.correlation import CorrelationReport
 from transferscope.demo import tasks
@@ -28,7 +29,10 @@ TUNING = {"rows": 15, "steps": 80, "learning_rate": 0.03, "evaluate_every": 40, 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found: all of it measured, in this run or an earlier one that it went on with."""
+    """What the demo found: all of it measured, in this run or an earlier one that it went on with.
+
+    ``page`` is the HTML report, None where the extra that makes it is not installed.
+    """
 
     folder: Path
     seconds: float
@@ -37,6 +41,7 @@ class Demo:
     means: TypeMeans
     report: CorrelationReport
     ranking: Ranking
+    page: Path | None = None
 
 
 def run_demo(
@@ -60,6 +65,10 @@ def run_demo(
     measured = pipeline.measure()
     correlated = summary.correlation or pipeline.correlate()
     target = summary.tasks[0].task
+    ranked = pipeline.rank(target)
+    page = pages.write_report(folder) if pages.available() else None
+    if page is not None:
+        pipeline.report(f"wrote {page.name}: open it in a browser")
     return Demo(
         folder=folder,
         seconds=clock() - began,
@@ -67,7 +76,8 @@ def run_demo(
         transfer=measured,
         means=by_type(measured, pipeline.types),
         report=correlated,
-        ranking=pipeline.rank(target),
+        ranking=ranked,
+        page=page,
     )
 
 
