@@ -137,7 +137,9 @@ def requirements(text: str) -> set[str]:
 
 def distribution(module: str) -> str:
     name = module.split(".")[0]
-    return {"sklearn": "scikit-learn", "yaml": "pyyaml", "ot": "pot"}.get(name, name.replace("_", "-"))
+    return {"sklearn": "scikit-learn", "yaml": "pyyaml", "ot": "pot", "faiss": "faiss-cpu"}.get(
+        name, name.replace("_", "-")
+    )
 
 
 def test_all_is_everything_but_dev(setup_cfg: configparser.ConfigParser) -> None:

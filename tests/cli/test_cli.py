@@ -31,8 +31,8 @@ from transferscope.prompts import SoftPrompt, save_prompt
 from transferscope.ranking import RankedSource, Ranking, rank_prompts
 
 VERBS = (
-    "choose", "compare", "correlate", "demo", "export", "extract", "graph", "import", "list",
-    "measure", "neurons", "origin", "perturb", "project", "prune", "rank", "report", "run",
+    "choose", "compare", "correlate", "demo", "export", "extract", "graph", "import",
+    "library", "list", "measure", "neurons", "origin", "perturb", "project", "prune", "rank", "report", "run",
     "tune",
 )  # fmt: skip
 
