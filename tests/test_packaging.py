@@ -146,9 +146,19 @@ def test_all_is_everything_but_dev(setup_cfg: configparser.ConfigParser) -> None
     extras = {name: requirements(text) for name, text in setup_cfg["options.extras_require"].items()}
     users = [names for name, names in extras.items() if name not in {"all", "dev"}]
     assert extras["all"] == set().union(*users)
-    assert {"data", "peft", "generation", "ot", "report", "plot", "ray", "remote", "dev", "all"} == set(
-        extras
-    )
+    assert {
+        "data",
+        "peft",
+        "generation",
+        "ot",
+        "report",
+        "plot",
+        "ray",
+        "remote",
+        "many",
+        "dev",
+        "all",
+    } == set(extras)
 
 
 def test_pyproject_holds_the_build_system_and_ruff_alone() -> None:
