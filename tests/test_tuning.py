@@ -27,7 +27,8 @@ from transferscope.models import Backbone, wrap
 from transferscope.prompts import SoftPrompt
 from transferscope.settings import TuningSettings
 from transferscope.tasks import Example, Task
-from transferscope.tuning import STATE, hold_out, prepare, tune
+from transferscope.tuning import hold_out, prepare, tune
+from transferscope.tuning_run import STATE
 
 HERE = Path(__file__).resolve()
 FILL = ["movie", "film", "plot", "story", "food", "the", "a", "was", "is", "very", "quite", "so", "and", "it"]

@@ -13,7 +13,7 @@ from transferscope.settings import TuningSettings
 from transferscope.tasks import Task
 from transferscope.tuning_run import STATE, Progress, Setup, TuningRun, hold_out, prepare
 
-__all__ = ["Progress", "STATE", "Setup", "hold_out", "prepare", "tune"]
+__all__ = ["Progress", "Setup", "hold_out", "prepare", "tune"]
 
 
 def tune(
