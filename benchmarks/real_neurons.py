@@ -59,7 +59,7 @@ def page(study: Pipeline, beside: Pipeline, tasks: Sequence[str], command: str) 
     own, random = (perturb(one, tasks, settings) for one in (study, beside))
     seeds = len(study.settings.seeds)
     about = (
-        f"The model and the prompts are those of [real-model.md](real-model.md), {seeds} prompts a task. "
+        f"The model and the prompts are those of `benchmarks/real_model.py`, {seeds} prompts a task. "
         f"Gaussian noise of sd {settings.sd} (as in the paper) on the neurons of every layer with the "
         "highest predictivity, on all rows, against as many random neurons of the same layers "
         f"({settings.draws} draws a prompt) and those of the lowest predictivity. The control is a model "
@@ -107,7 +107,6 @@ def _areas(reports: Iterable[tuple[str, PerturbationReport]]) -> str:
     columns = (
         "task",
         "weights",
-        "edit",
         "unperturbed",
         "majority",
         "area",
