@@ -257,6 +257,7 @@ def call(*args: Any) -> Result:
         ([], {}),
         (["--measure", "3"], {"measure": 3}),
         (["--race"], {"race": True}),
+        (["--measure", "3", "--adaptive"], {"measure": 3, "adaptive": True}),
         (
             ["--race", "--measure", "2", "--prefer-same-type"],
             {"race": True, "measure": 2, "prefer_same_type": True},
@@ -279,6 +280,7 @@ def test_a_study_is_asked_for_what_is_given(
         "indicator": None,
         "measure": None,
         "race": False,
+        "adaptive": False,
         "prefer_same_type": False,
         "protocol": None,
     }
@@ -341,8 +343,10 @@ def test_prompts_are_measured_from_the_transfer_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--indicators", "indicators", "--race"], "--race and --protocol go with --study"),
-        (["--indicators", "indicators", "--protocol", "zero-shot"], "--race and --protocol go with --study"),
+        (["--indicators", "indicators", "--race"], "--race, --adaptive and --protocol go with --study"),
+        (["--indicators", "indicators", "--protocol", "zero-shot"], "and --protocol go with --study"),
+        (["--study", "s", "--adaptive"], "--adaptive goes with --measure K, and not with --race"),
+        (["--study", "s", "--race", "--measure", "2", "--adaptive"], "and not with --race"),
         (["--indicators", "indicators", "--measure", "2"], "--measure needs --transfer FILE"),
         (["--indicators", "indicators", "--transfer", "transfer", "--measure", "0"], "0 is not in the range"),
         (["--study", "s", "--transfer", "transfer"], "--types and --transfer with it or --indicators"),
