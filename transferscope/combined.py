@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from transferscope import agreement, resampling
-from transferscope.correlation import CorrelationReport, Score, correlate
+from transferscope.correlation import CorrelationReport, Score, correlate, paired_differences
 from transferscope.errors import InputError, suggest
 from transferscope.evidence import SCOPES, Evidence, Known, Measured, Ordering, OwnPrompt, Scope, gather
 from transferscope.judging import Bench, Floats, Integers, Judged, judge
@@ -105,7 +105,9 @@ def combine(
         judged = judge(on, [[ordering] for ordering in orderings], chosen)
         scores += _scores(orderings, judged, scope)
         if against is not None and scope == scopes[0]:
-            differences = _differences(on, orderings, judged, against)
+            differences = paired_differences(
+                orderings, against, judged.tables, seed=on.seed, clusters=on.clusters
+            )
     resampled: Literal["targets", "targets and seeds"] = "targets and seeds" if on.over_seeds else "targets"
     combined = CorrelationReport(
         *(on.measured.protocol, own_prompt, on.measured.targets, tuple(scores), tuple(differences)),
@@ -276,26 +278,4 @@ def _scores(orderings: Sequence[Ordering], judged: Judged, scope: Scope) -> list
         for i, one in enumerate(orderings)
         for metric, estimates in judged.estimates.items()
         for found in [estimates[i]]
-    ]
-
-
-def _differences(on: Bench, orderings: Sequence[Ordering], judged: Judged, against: str) -> list[Difference]:
-    """Every ordering minus `against`, target by target; the targets of a task change signs together."""
-    names = [one.name for one in orderings]
-    if against not in names:
-        raise InputError(f"there is no indicator or baseline {against!r} here. {suggest(against, names)}")
-    base = names.index(against)
-    return [
-        resampling.paired_difference(
-            table[i, 0],
-            table[base, 0],
-            names=(name, against),
-            metric=metric,
-            seed=on.seed,
-            higher_is_better=agreement.METRICS[metric].higher_is_better,
-            clusters=on.clusters,
-        )
-        for i, name in enumerate(names)
-        for metric, table in judged.tables.items()
-        if i != base
     ]

@@ -13,7 +13,7 @@ Holm over all of them, for each metric and scope. Baselines: see `evidence`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -154,7 +154,7 @@ def correlate(
             tables = agreement_tables.per_target(orderings, values, cells, chosen)
             scores += _per_target(plan, measured, orderings, cells, scope, tables)
             if against is not None and scope == scopes[0]:
-                differences = _differences(orderings, against, tables, seed)
+                differences = paired_differences(orderings, against, tables, seed=seed)
         if "pooled" in aggregates:
             scores += _pooled(plan, measured, orderings, cells, scope)
     resampled: Literal["targets", "targets and seeds"] = "targets and seeds" if seeds else "targets"
@@ -296,10 +296,19 @@ def _pooled(
     return scores
 
 
-def _differences(
-    orderings: Sequence[Ordering], against: str, tables: agreement_tables.Tables, seed: int
+def paired_differences(
+    orderings: Sequence[Ordering],
+    against: str,
+    tables: Mapping[str, Floats],
+    *,
+    seed: int,
+    clusters: Sequence[Hashable] | None = None,
 ) -> list[Difference]:
-    """Every ordering minus `against`, for every metric, over the targets that both have."""
+    """Every ordering minus `against`, for every metric, over the targets that both have.
+
+    The targets of one of the `clusters` [T] change signs together (None: every target alone). Raises
+    InputError where nothing is called `against`.
+    """
     names = [one.name for one in orderings]
     if against not in names:
         raise InputError(f"there is no indicator or baseline {against!r} here. {suggest(against, names)}")
@@ -312,6 +321,7 @@ def _differences(
             metric=metric,
             seed=seed,
             higher_is_better=agreement.METRICS[metric].higher_is_better,
+            clusters=clusters,
         )
         for i, name in enumerate(names)
         for metric, table in tables.items()
