@@ -96,6 +96,8 @@ LEVELS: dict[str, float] = {
     "word_selectivity": 5,
     "origin_perturbation": 8.4,
     "origin_report": 8.5,
+    "kept_signatures": 8.3,
+    "dev_halves": 8.4,
     "origin_material": 8.5,
     "origin": 8.7,
     "origin_tables": 8.7,

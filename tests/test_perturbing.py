@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from tests.test_interventions import columns
 from tests.test_pipeline import contents, write_study
 from transferscope import perturbation, perturbing, store, workspace
 from transferscope.attachment import attach, verbalizer
+from transferscope.dev_halves import halves
 from transferscope.encoding import encode
-from transferscope.errors import InputError, StoreError, StudyError
+from transferscope.errors import InputError, StoreError, StudyError, TaskError
 from transferscope.evaluation import evaluate
 from transferscope.perturbation import Subject
 from transferscope.perturbation_curves import PerturbationReport
@@ -25,6 +27,7 @@ from transferscope.perturbation_plan import RANDOM, SKILL, PerturbationSettings,
 from transferscope.perturbing import perturb
 from transferscope.pipeline import Pipeline, open_study
 from transferscope.readouts import head_words
+from transferscope.signatures import extract, load_signature, save_signature
 
 FEW = PerturbationSettings(rates=(0.2, 0.5), draws=2, sd=2.0)
 
@@ -243,3 +246,52 @@ def test_what_cannot_be_perturbed_is_refused(study: Path) -> None:
     store.write_text(study / "perturbation" / "films" / "noise_all_2_absolute_example.json", "[]")
     with pytest.raises(StoreError):
         perturb(pipeline, ["films"], FEW)
+
+
+def test_held_out_neurons_are_found_on_one_half_of_dev_and_scored_on_the_other(study: Path) -> None:
+    pipeline = open_study(study)
+    task, prompts = pipeline.task("food"), pipeline.tune(["food"])["food"]
+    first, second = halves(task)
+    both = [example.text for half in (first, second) for example in half.dev]
+    assert sorted(both) == sorted(example.text for example in task.dev)
+    assert first.dev
+    assert second.dev
+    assert (first.train, second.train) == (task.train, task.train)
+    settings = PerturbationSettings("zero", rates=(0.5,), draws=1, held_out=True)
+    curves = perturb(pipeline, ["food"], settings).tasks[0]
+    found = extract(pipeline.backbone, first, prompts)
+    units = list(plan(Ranking.of(found), prompts, settings))
+    subject = Subject(pipeline.backbone, second, prompts, settings)
+    by_hand = [subject.score(unit).value for unit in units if unit.condition == SKILL and unit.rate]
+    assert curves.point(SKILL, 0.5).mean == pytest.approx(np.mean(by_hand))
+    assert curves.examples == len(second.dev)
+
+
+def test_held_out_signatures_are_kept_and_made_again_when_the_prompts_change(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = PerturbationSettings("zero", rates=(0.5,), draws=1, held_out=True)
+    report = perturb(open_study(study), ["food"], settings)
+    same = perturb(open_study(study), ["food"], PerturbationSettings("zero", rates=(0.5,), draws=1))
+    assert any("scored on the other" in note for note in report.notes)
+    assert any("same dev examples" in note for note in same.notes)
+    names = {path.name for path in (study / "perturbation" / "food").iterdir()}
+    assert names == {"half-of-dev.safetensors", "zero_all_half-of-dev.json", "zero_all.json"}
+    with monkeypatch.context() as patched:
+        patched.setattr(workspace, "load_backbone", None)  # a second call needs no model
+        assert plain(perturb(open_study(study), ["food"], settings)) == plain(report)
+    file = study / "perturbation" / "food" / "half-of-dev.safetensors"
+    signature = load_signature(file)
+    inputs = {**signature.provenance["inputs"], "prompts": ["others"]}
+    save_signature(replace(signature, provenance={**signature.provenance, "inputs": inputs}), file)
+    said: list[str] = []
+    assert plain(perturb(open_study(study, report=said.append), ["food"], settings)) == plain(report)
+    assert any(line.startswith("extracting food on half of dev again: prompts") for line in said)
+
+
+def test_halves_need_two_examples_of_each_class(study: Path) -> None:
+    task = open_study(study).task("food")
+    lone = next(example for example in task.dev if example.label == 1)
+    few = replace(task, dev=(*(example for example in task.dev if example.label == 0), lone))
+    with pytest.raises(TaskError, match=f"has one example of {task.labels[1]}"):
+        halves(few)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from transferscope import methods, store
+from transferscope import kept_signatures, methods, store
 from transferscope.encoding import encode
 from transferscope.errors import StudyError
 from transferscope.method_tuning import (
@@ -32,7 +32,7 @@ from transferscope.methods import Sizes
 from transferscope.models import Backbone, wrap
 from transferscope.prompts import RECORD as PROMPT_RECORD
 from transferscope.prompts import SoftPrompt, load_prompt, save_prompt
-from transferscope.signatures import Signature, extract, load_signature, save_signature, subtask_rows
+from transferscope.signatures import Signature
 from transferscope.tasks import Task
 from transferscope.transfer import random_prompts
 from transferscope.tuning import tune
@@ -163,35 +163,15 @@ def signature_of(
 
     ``made_of`` says what the prompts are.
     """
-    study, task = workspace.settings, workspace.task(name)
-    file = _path(workspace, name, f"{which}.safetensors")
-    inputs = {
-        "model": workspace.model_fingerprint,
-        "task": task.fingerprint,
-        "max_length": study.max_length,
-        "signatures": study.signatures.model_dump(),
-        "subtasks": subtask_rows(task),
-        "prompts": made_of,
-    }
-    if file.is_file():
-        known = load_signature(file)
-        changed = store.stale_reason(known.provenance.get("inputs") or {}, inputs)
-        if not changed:
-            return known
-        workspace.report(f"extracting {which} of {name} again: {'; '.join(changed)}")
-    found = extract(
-        backbone(),
-        task,
-        prompts(),
-        max_length=study.max_length,
-        compat=study.signatures.compat,
-        balanced=study.signatures.balanced,
-        token_budget=study.token_budget,
-        progress=stage(workspace, "extract"),
+    return kept_signatures.kept(
+        workspace,
+        workspace.task(name),
+        _path(workspace, name, f"{which}.safetensors"),
+        f"{which} of {name}",
+        made_of=made_of,
+        prompts=prompts,
+        backbone=backbone,
     )
-    found = replace(found, provenance={**found.provenance, "inputs": inputs})
-    save_signature(found, file)
-    return found
 
 
 def random_prompt_signature(workspace: Workspace, name: str, like: SoftPrompt) -> Signature:

@@ -35,7 +35,8 @@ class PerturbationSettings:
     ``layers``: first and last layer, from 0, the last included (None: to the end). ``neurons``: the highest
     of each "layer" or of the "network" (of these layers). ``baseline``: what "mean" puts on all rows, each
     neuron's mean over "prompt-rows" (the signature's baseline) or over "all-rows"; on the prompt rows each
-    row has its own. Raises InputError.
+    row has its own. ``held_out``: skill neurons are found on one half of dev and scored on the other (the
+    paper has one split for both). Raises InputError.
     """
 
     mode: str = "noise"
@@ -49,6 +50,7 @@ class PerturbationSettings:
     noise_by: str = "example"
     baseline: str = "prompt-rows"
     seed: int = 0
+    held_out: bool = False
 
     def __post_init__(self) -> None:
         for what, found, allowed in (

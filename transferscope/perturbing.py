@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from transferscope import perturbation_curves, store
+from transferscope.dev_halves import found_on_half, halves
 from transferscope.errors import InputError, StoreError
-from transferscope.models import Backbone
+from transferscope.kept_signatures import Keeper
 from transferscope.perturbation import LEVEL_EXAMPLES, Subject
 from transferscope.perturbation_curves import Measured, PerturbationReport, TaskCurves
 from transferscope.perturbation_plan import RANDOM, SKILL, PerturbationSettings, Ranking, Unit, plan
 from transferscope.prompts import SoftPrompt
-from transferscope.settings import StudySettings
 from transferscope.signatures import Signature
 from transferscope.store import Study
 from transferscope.tasks import Task
@@ -27,24 +27,14 @@ SECONDS = 1.0  # between two writes of one file: a kill loses what was measured 
 SHARE = 0.01  # or in as many as keep the time for writing at this share
 
 
-class Pipeline(Protocol):
+class Pipeline(Keeper, Protocol):
     """What of a study is needed: `transferscope.pipeline.Pipeline` has it."""
 
-    study: Study
-    settings: StudySettings
-
-    @property
-    def backbone(self) -> Backbone: ...
-    @property
-    def model_fingerprint(self) -> str: ...
     @property
     def with_data(self) -> list[str]: ...
     def chosen(self, tasks: Sequence[str] | None) -> list[str]: ...
-    def task(self, name: str) -> Task: ...
     def tune(self, tasks: Sequence[str] | None = None) -> dict[str, tuple[SoftPrompt, ...]]: ...
     def extract(self, tasks: Sequence[str] | None = None) -> dict[str, Signature]: ...
-    def report(self, line: str) -> None: ...
-    def progress(self, stage: str, done: int, total: int, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -125,7 +115,12 @@ def perturb(
         raise InputError(f"skill neurons need classes, and {', '.join(without)}: a generation task")
     if across and len(names) < 2:
         raise InputError(f"across tasks at least two are needed; got {', '.join(names)}")
-    signatures, prompts = pipeline.extract(names), pipeline.tune(names)
+    prompts = pipeline.tune(names)
+    signatures = (
+        {name: found_on_half(pipeline, name, prompts[name]) for name in names}
+        if chosen.held_out
+        else pipeline.extract(names)
+    )
     rankings = {name: Ranking.of(signatures[name]) for name in names}
     stage = _Stage(pipeline, chosen, signatures, prompts)
     curves = [stage.curves(name, rankings[name], before, len(names)) for before, name in enumerate(names)]
@@ -155,9 +150,14 @@ class _Stage:
         self._subjects: dict[str, Subject] = {}
         self._files: dict[str, KeptUnits] = {}
 
+    def task(self, name: str) -> Task:
+        """The task with the dev examples that scores are of."""
+        whole = self.pipeline.task(name)
+        return halves(whole)[1] if self.settings.held_out else whole
+
     def curves(self, name: str, ranking: Ranking, before: int, tasks: int) -> TaskCurves:
         """The curves of one task."""
-        task = self.pipeline.task(name)
+        task = self.task(name)
         units = list(plan(ranking, self.prompts[name], self.settings))
         found = self._measured(name, units, before * len(units), tasks * len(units), name)
         return perturbation_curves.task_curves(
@@ -220,7 +220,7 @@ class _Stage:
             study = self.pipeline.settings
             self._subjects[name] = Subject(
                 self.pipeline.backbone,
-                self.pipeline.task(name),
+                self.task(name),
                 self.prompts[name],
                 self.settings,
                 baseline=self.signatures[name].baseline,
@@ -232,7 +232,7 @@ class _Stage:
     def _kept(self, name: str) -> KeptUnits:
         if name not in self._files:
             how, inputs = _how(self.settings)
-            study, task = self.pipeline.settings, self.pipeline.task(name)
+            study, task = self.pipeline.settings, self.task(name)
             inputs |= {
                 "model": self.pipeline.model_fingerprint,
                 "task": task.fingerprint,
@@ -256,6 +256,8 @@ def _how(settings: PerturbationSettings) -> tuple[str, dict[str, Any]]:
     name = "_".join(f"{part:g}" if isinstance(part, float) else str(part) for part in how.values())
     if how.get("unit") == "neuron" or how.get("baseline") == "all-rows":
         how["level_examples"] = LEVEL_EXAMPLES
+    if settings.held_out:
+        name += "_half-of-dev"
     return name, how
 
 
@@ -278,6 +280,10 @@ def _notes(settings: PerturbationSettings, curves: Sequence[TaskCurves]) -> tupl
         f"{settings.neurons}. random, bottom: as many in the same layers; {settings.draws} draws a prompt.",
         "Intervals are 95 % bootstraps: of a point over prompts (with one prompt: over draws), of an area "
         "over prompt and draw pairs, so with these prompts; p by flipping signs, two-sided.",
+        "Found on one half of dev, scored on the other."
+        if settings.held_out
+        else "Found and scored on the same dev examples, as in the paper, which flatters skill neurons a "
+        "little: --held-out uses one half for each.",
     ]
     if weak := [one.task for one in curves if one.weak]:
         notes.append(f"no better than the majority class, so nothing to lose: {', '.join(weak)}")

@@ -41,6 +41,7 @@ from transferscope.cli.options import emit, open_study, output_options, plot_opt
     "--neurons", type=click.Choice(["layer", "network"]), default="layer", show_default=True,
     help="The highest of each layer, or of the network.",
 )  # fmt: skip
+@click.option("--held-out", is_flag=True, help="Find skill neurons on one half of dev, score on the other.")
 @click.option("--across", is_flag=True, help="Each task's neurons on every other task, at the highest rate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of sets and noise.")
 @output_options
