@@ -91,6 +91,7 @@ LEVELS: dict[str, float] = {
     "neuron_tables": 8.5,
     "neuron_study": 9.3,
     "tuning_run": 4.8,
+    "precision": 4.6,
     "methods": 3,
     "method_tuning": 5,
     "word_selectivity": 5,

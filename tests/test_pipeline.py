@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -287,12 +288,24 @@ def test_prompts_at_the_majority_class_are_named(tmp_path: Path) -> None:
         assert f"of which little can be said: {', '.join(weak)}" in " ".join(text.split())
 
 
+def test_tasks_with_many_flips_are_noted(study: Path) -> None:
+    summary = open_study(study).run()
+    assert [task.flip_rate for task in summary.tasks] == [None] * len(summary.tasks)
+    assert "reduced precision" not in export(summary, "table")
+    flipped = replace(summary, tasks=tuple(replace(task, flip_rate=0.25) for task in summary.tasks))
+    text = " ".join(export(flipped, "table").split())
+    assert "flips more than 1% of the comparisons behind predictivity" in text
+    assert f"{summary.tasks[0].task} (25.0%)" in text
+
+
 def test_a_rounding_dtype_is_said(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", seeds=1, model={"name": "model", "dtype": "bfloat16"})
     lines: list[str] = []
     signatures = open_study(study, report=lines.append).extract(["films"])
     assert np.isfinite(signatures["films"].mean_predictivity).any()
-    assert any("bfloat16: predictivity compares rounded activations" in line for line in lines)
+    rate = signatures["films"].provenance["precision"]["flips"]["rate"]
+    assert 0 < rate < 0.5
+    assert sum(f"bfloat16: rounding flips {rate:.2%} of the comparisons" in line for line in lines) == 1
 
 
 def test_a_run_computes_the_indicators_once(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

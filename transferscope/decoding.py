@@ -38,7 +38,7 @@ def generate_ids(attached: Attached, data: Prepared, *, max_new_tokens: int) -> 
     """The tokens of `generate`, one int64 array an example, without the one that ends it."""
     stops = stop_ids(attached.backbone)
     found: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(data)
-    with torch.inference_mode():
+    with torch.inference_mode(), attached.backbone.rounding():
         for group, batch in zip(data.groups, data.batches, strict=True):
             tokens = greedy(attached, batch, stops, max_new_tokens).cpu().numpy()  # [B, steps]
             for place, row in zip(group.tolist(), tokens, strict=True):

@@ -19,7 +19,7 @@ from transferscope import attachment
 from transferscope.activations import FireCounts, Moments, Probe, capture, onehot, to_numpy
 from transferscope.attachment import Attached
 from transferscope.encoding import Encoded, batches, buckets, empty_text, from_token_ids, in_order, room
-from transferscope.errors import TaskError
+from transferscope.errors import BackboneError, TaskError
 from transferscope.models import Backbone, attention, wrap
 from transferscope.task_spec import Subtask, subtask_problem
 from transferscope.templates import Placed
@@ -113,6 +113,7 @@ def measure(
     side, and we keep all and weigh them. Raises TaskError for unusable examples or subtasks.
     """
     backbone, probe = attached.backbone, Probe.of(attached)
+    _refuse_autocast(backbone)
     classes = _classes(train, dev)
     if problem := subtask_problem(subtasks, classes):
         raise TaskError(problem)
@@ -143,6 +144,7 @@ def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndar
     first prompt row. Needs no task data. Source: Su et al., NAACL 2022.
     """
     backbone = attached.backbone
+    _refuse_autocast(backbone)
     _ = backbone.neurons  # says so where layers were pruned to different widths
     blank = empty_text(backbone) if blank is None else blank
     values: dict[int, Tensor] = {}
@@ -251,6 +253,14 @@ def _borrowed(model: Any) -> Iterator[Backbone]:
             module.training = training
         for parameter, wanted in grads:
             parameter.requires_grad_(wanted)
+
+
+def _refuse_autocast(backbone: Backbone) -> None:
+    if backbone.autocast is not None:
+        raise BackboneError(
+            f"neurons are not measured under autocast ({backbone.name!r} is under {backbone.autocast}): that "
+            "is for accuracy and tuning; use backbone.at(None), or load the model in that dtype"
+        )
 
 
 def _mode(backbone: Backbone, compat: bool) -> AbstractContextManager[Any]:

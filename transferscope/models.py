@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -62,6 +62,24 @@ class Backbone:
     architecture: Architecture
     name: str
     revision: str | None = None
+    autocast: torch.dtype | None = None  # what matrix products are rounded to; None: the model's own dtype
+
+    def at(self, autocast: torch.dtype | None) -> Backbone:
+        """The same model in memory, its forward passes under autocast to this dtype (None: without)."""
+        found = replace(self, autocast=autocast)
+        if "fingerprint" in self.__dict__:  # of the weights, which are the same: not read again
+            found.__dict__["fingerprint"] = self.fingerprint
+        return found
+
+    def rounding(self) -> AbstractContextManager[Any]:
+        """While open, matrix products on this model's device are rounded as ``autocast`` says.
+
+        Without it they are in the model's own dtype, also where the caller's code runs under autocast.
+        """
+        kind = self.device.type
+        if self.autocast is None and not torch.is_autocast_enabled(kind):
+            return nullcontext()
+        return torch.autocast(kind, self.autocast, enabled=self.autocast is not None)
 
     @property
     def base(self) -> Any:
@@ -218,11 +236,13 @@ class Backbone:
         """
         inputs_embeds = inputs_embeds.to(self.dtype)  # prompts are float32, the model need not be
         if self.architecture.kind == "encoder-decoder":
-            return self._encode_decode(inputs_embeds, attention_mask, decoder_embeds)
+            with self.rounding():
+                return self._encode_decode(inputs_embeds, attention_mask, decoder_embeds)
         options: dict[str, Any] = {"use_cache": False} if self.architecture.kind == "decoder" else {}
         if token_type_ids is not None and self.uses_token_types:
             options["token_type_ids"] = token_type_ids
-        return self.base(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options)[0]
+        with self.rounding():
+            return self.base(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options)[0]
 
     def decoder_start(self, batch: int) -> Tensor:
         """The embedding of the token that decoding starts from, [batch, 1, E] (encoder-decoder models)."""
@@ -246,7 +266,8 @@ class Backbone:
 
     def vocabulary_logits(self, hidden_rows: Tensor) -> Tensor:
         """`label_logits` for every word: [B, D] -> float32 [B, V], computed in the model's dtype."""
-        return self._head.vocabulary_logits(hidden_rows.to(self.dtype))
+        with self.rounding():
+            return self._head.vocabulary_logits(hidden_rows.to(self.dtype))
 
     def _encode_decode(self, inputs: Tensor, mask: Tensor, decoder_embeds: Tensor | None) -> Tensor:
         encoded = self.base.get_encoder()(inputs_embeds=inputs, attention_mask=mask)[0]

@@ -15,6 +15,7 @@ from transferscope import (
     measuring,
     ordering,
     pairing,
+    precision,
     ranking,
     selection,
     store,
@@ -343,16 +344,12 @@ class Pipeline(Workspace):
             signature.provenance["type"] = self.types[name]  # type: ignore[index]
         signature.provenance["inputs"] = inputs  # type: ignore[index]
         save_signature(signature, file)
-        self.report(f"extracted {name}: {len(prompts)} trials")
+        for line in [f"extracted {name}: {len(prompts)} trials", *precision.remarks(signature.provenance)]:
+            self.report(line)
         return signature
 
     def _extracted_with_data(self, name: str, prompts: Sequence[SoftPrompt]) -> Signature:
         settings = self.settings
-        if settings.model.dtype != "float32":
-            self.report(
-                f"  {settings.model.dtype}: predictivity compares rounded activations, and how many that "
-                "flips is not measured; float32 is what the published procedure used"
-            )
         return extract(
             self.backbone,
             self.task(name),
@@ -393,6 +390,7 @@ def _tables(summary: StudySummary) -> list[Table]:
     notes = [f"study {summary.folder}, model {summary.model}; scores on dev, which tuning never saw"]
     if weak := [t.task for t in summary.tasks if t.weak]:
         notes.append(f"{ranking.WEAK}: {', '.join(weak)}")
+    notes += precision.warnings({t.task: t.flip_rate for t in summary.tasks})
     return [Table(columns, rows, "Tasks, their prompts, and the source ranked first", tuple(notes))]
 
 

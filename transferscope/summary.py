@@ -10,13 +10,17 @@ import numpy as np
 
 from transferscope.comparison import no_better_than_majority
 from transferscope.correlation import CorrelationReport
+from transferscope.precision import flips_of
 from transferscope.ranking import Ranking
 from transferscope.signatures import Signature
 
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """One task: metric, dev score (mean and sd over R seeds), majority class, the source ranked first."""
+    """One task: metric, dev score (mean and sd over R seeds), majority class, the source ranked first.
+
+    ``flip_rate``: of a model loaded in bfloat16 or float16, the share of flipped comparisons.
+    """
 
     task: str
     type: str | None
@@ -28,6 +32,7 @@ class TaskSummary:
     source: str | None
     ties: int | None
     weak: bool
+    flip_rate: float | None = None
 
     @classmethod
     def of(cls, name: str, signature: Signature, type_: str | None, ranking: Ranking | None) -> TaskSummary:
@@ -49,6 +54,7 @@ class TaskSummary:
             source=first.source if first else None,
             ties=ties,
             weak=no_better_than_majority(signature.provenance),
+            flip_rate=flips_of(signature.provenance),
         )
 
 
