@@ -92,6 +92,7 @@ LEVELS: dict[str, float] = {
     "neuron_study": 9.3,
     "tuning_run": 4.8,
     "precision": 4.6,
+    "safe_precision": 4.9,
     "methods": 3,
     "method_tuning": 5,
     "word_selectivity": 5,

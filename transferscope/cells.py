@@ -19,6 +19,12 @@ from transferscope.transfer import COLUMNS, Cell, cell_rows
 FOLDER, IMPORTED, TABLE = "transfer", "imported.json", "transfer.csv"
 
 
+def stored_inputs(study: Study, protocol: str, target: str) -> dict[str, Any] | None:
+    """What the stored cells of a target were measured from; None where there are none."""
+    path = study.path(FOLDER, protocol, f"{store.checked_name(target)}.json")
+    return _read(path)["inputs"] if path.is_file() else None
+
+
 class TargetCells:
     """The cells of one target under one protocol; what was measured from other inputs is left out.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transferscope import cells, initialisation, store, transfer
+from transferscope import cells, initialisation, safe_precision, store, transfer
 from transferscope.cells import TargetCells
 from transferscope.errors import InputError, suggest
 from transferscope.initialisation import InitComparison, InitRun
@@ -97,7 +97,7 @@ def measure_column(
         workspace.progress("measure", before * total + done, columns * total, text)
 
     return transfer.column(
-        workspace.backbone,
+        safe_precision.as_made_in(workspace.backbone, stored.inputs),
         every,
         workspace.task(target),
         protocol=protocol,
@@ -118,6 +118,13 @@ def open_cells(workspace: Workspace, target: str, protocol: str) -> TargetCells:
         "max_length": workspace.settings.max_length,
         **_options(workspace, protocol),
     }
+    model, there = workspace.settings.model, cells.stored_inputs(workspace.study, protocol, target)
+    if there is not None and safe_precision.is_current(model, there, inputs):
+        inputs = safe_precision.accepted(model, there, inputs)  # a column is in one precision throughout
+    elif safe_precision.probed(model):
+        inputs |= safe_precision.made_in(workspace.scoring_backbone(workspace.task(target)))
+    else:
+        inputs = safe_precision.accepted(model, {}, inputs)
     return TargetCells(workspace.study, protocol, target, inputs)
 
 

@@ -38,13 +38,20 @@ class TextReadout:
 
         Differentiable with respect to the prompt. Raises TaskError where the batch has no targets.
         """
+        logits, targets = self.token_logits(attached, batch)
+        total = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        return total, torch.full((), len(targets), device=total.device)
+
+    def token_logits(self, attached: Attached, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The logits [n, V] of a batch's n target tokens, each after the right ones, and these tokens [n].
+
+        Raises TaskError where the batch has no targets.
+        """
         if batch.targets is None:
             raise TaskError("these examples have no targets: a text readout is for a generation task")
         rows = self._rows(attached, batch, batch.targets)  # [B, Tt, D]
         wanted = batch.targets != NO_TOKEN
-        logits = self.backbone.vocabulary_logits(rows[wanted])  # [n, V]
-        total = torch.nn.functional.cross_entropy(logits, batch.targets[wanted], reduction="sum")
-        return total, wanted.sum()
+        return self.backbone.vocabulary_logits(rows[wanted]), batch.targets[wanted]
 
     def _rows(self, attached: Attached, batch: Batch, targets: Tensor) -> Tensor:
         """The last hidden states from which each target token is read, [B, Tt, D]."""

@@ -140,7 +140,10 @@ def _race(
     trials = min(len(several) for several in prompts.values())
     settings = workspace.settings
     scorer = ZeroShot(
-        workspace.backbone, task, max_length=settings.max_length, token_budget=settings.token_budget
+        workspace.scoring_backbone(task),
+        task,
+        max_length=settings.max_length,
+        token_budget=settings.token_budget,
     )
     known = find_metric(task.metric)
 

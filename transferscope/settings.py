@@ -7,7 +7,7 @@ from reprlib import repr as short
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from transferscope.errors import StudyError, suggest
 from transferscope.task_spec import TaskSpec, parse_spec
@@ -23,7 +23,7 @@ class Strict(BaseModel):
 
 
 class ModelSettings(Strict):
-    """Which backbone, and how it is loaded."""
+    """Which backbone, how it is loaded, and in what precision it is scored and tuned."""
 
     name: str
     revision: str | None = None
@@ -31,6 +31,17 @@ class ModelSettings(Strict):
     dtype: str = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"
     trust_remote_code: bool = False
+    # Of accuracy and tuning, not of the model: what was made in it says so itself, so no dump has it.
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", exclude=True)
+
+    @model_validator(mode="after")
+    def _one_precision(self) -> ModelSettings:
+        if self.precision != "auto" and self.dtype != "float32":
+            raise ValueError(
+                f"precision is {self.precision!r} and dtype {self.dtype!r}: a model loaded in {self.dtype} "
+                "runs in that alone; leave precision at auto, or load it in float32"
+            )
+        return self
 
 
 class TuningSettings(Strict):

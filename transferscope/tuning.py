@@ -61,6 +61,7 @@ def tune(
     inputs = store.fingerprint(
         backbone.fingerprint, task.fingerprint, settings.model_dump(), seed, setup.template, head,
         max_length, init_from.fingerprint if init_from else None,
+        *([str(backbone.autocast)] if backbone.autocast is not None else []),
     )  # fmt: skip
     if state is not None:
         run.load(state, inputs)

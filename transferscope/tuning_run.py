@@ -22,6 +22,7 @@ from transferscope.errors import InputError, StoreError, TemplateError, suggest
 from transferscope.evaluation import evaluate
 from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone
+from transferscope.precision import of_backbone
 from transferscope.prompts import Head
 from transferscope.readouts import AnyReadout, head_words, readout_for
 from transferscope.settings import TuningSettings
@@ -314,6 +315,7 @@ class TuningRun:
             "task_kind": task.kind,
             "words": list(task.words) if task.words and self.setup.head == "verbalizer" else None,
             "settings": self.settings.model_dump(),
+            "precision": of_backbone(self.backbone),
             "steps": self.step,
             "best_step": self.best_step,
             "curve": self._curve(),

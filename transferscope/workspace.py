@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transferscope import store
+from transferscope import safe_precision, store
 from transferscope.errors import InputError, PromptError, StudyError, TaskError, suggest
 from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone, load_backbone
@@ -42,6 +42,7 @@ class Workspace:
         self.progress: Progress = progress or (lambda stage, done, total, text: None)
         self._tasks: dict[str, Task] = {}
         self._prompts: dict[str, tuple[SoftPrompt, ...]] = {}
+        self._scoring: dict[str, Backbone] = {}
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -59,6 +60,21 @@ class Workspace:
         )
         # Under the name that the study gives it: artefacts do not tell where on this machine the study lies.
         return replace(loaded, name=model.name)
+
+    def scoring_backbone(self, task: Task) -> Backbone:
+        """The backbone for accuracy and tuning on a task: in bfloat16 where the settings say so.
+
+        Under ``auto`` a probe of each task decides, where the device is made for bfloat16. Neurons are read
+        by `backbone` alone.
+        """
+        if task.name not in self._scoring:
+            study = self.settings
+            how = {"template": study.template, "head": study.head, "max_length": study.max_length}
+            found, line = safe_precision.chosen(self.backbone, study.model, task, study.tuning, **how)
+            self._scoring[task.name] = found
+            if line:
+                self.report(line)
+        return self._scoring[task.name]
 
     @cached_property
     def model_fingerprint(self) -> str:
@@ -175,12 +191,14 @@ class Workspace:
         }
         if (folder / RECORD).is_file():
             prompt = load_prompt(folder)
-            changed = store.stale_reason(prompt.provenance.get("inputs") or {}, inputs)
+            stored = prompt.provenance.get("inputs") or {}
+            changed = store.stale_reason(stored, safe_precision.accepted(study.model, stored, inputs))
             if not changed:
                 return prompt, False
             self.report(f"tuning {task.name} seed {seed} again: {'; '.join(changed)}")
+        backbone = self.scoring_backbone(task)
         prompt = tune(
-            self.backbone,
+            backbone,
             task,
             settings=chosen,
             seed=seed,
@@ -192,6 +210,7 @@ class Workspace:
             folder=folder,
             progress=progress,
         )
+        inputs |= safe_precision.made_in(backbone)
         prompt.provenance["inputs"] = inputs  # type: ignore[index]
         save_prompt(prompt, folder, model=study.model.name, kind=self.backbone.architecture.kind)
         return prompt, True
