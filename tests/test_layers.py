@@ -91,6 +91,7 @@ LEVELS: dict[str, float] = {
     "neuron_tables": 8.5,
     "neuron_study": 9.3,
     "tuning_run": 4.8,
+    "masks": 1,
     "precision": 4.6,
     "safe_precision": 4.9,
     "methods": 3,

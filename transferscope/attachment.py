@@ -15,6 +15,7 @@ from torch import Tensor
 
 from transferscope import templates
 from transferscope.errors import PromptError, TemplateError
+from transferscope.masks import Counted, counted
 from transferscope.models import Backbone
 from transferscope.prompts import Head, SoftPrompt
 from transferscope.templates import Batch, Placed
@@ -40,9 +41,12 @@ class Attached:
         """The input rows of a batch with the prompt in its place."""
         prompt = self.prompt if self.mask_row is None else torch.cat([self.mask_row, self.prompt])
         text = self.backbone.embed(batch.ids)
-        return templates.place(
+        placed = templates.place(
             self.template, self.backbone.architecture.kind, prompt, text, batch.mask, batch.types
         )
+        if not isinstance(batch.mask, Counted):
+            return placed
+        return replace(placed, mask=counted(placed.mask, batch.mask.ones + len(batch.mask) * self.rows))
 
     def forward(self, placed: Placed) -> Tensor:
         """The last hidden state at the readout row, [B, D]."""

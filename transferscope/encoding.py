@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from transferscope.errors import TaskError, TemplateError
+from transferscope.masks import counted
 from transferscope.models import Backbone
 from transferscope.tasks import Example
 from transferscope.templates import Batch
 
 TOKEN_BUDGET = 8192
+Made = TypeVar("Made")
 NO_TOKEN = -100  # stands behind the end of a target; cross-entropy leaves it out
 
 
@@ -227,8 +229,24 @@ def in_order(count: int, size: int) -> list[np.ndarray]:
 
 def batches(backbone: Backbone, encoded: Encoded, groups: Sequence[np.ndarray]) -> Iterator[Batch]:
     """The batches of these groups on the backbone's device, right-padded to the longest of each."""
-    for group in groups:
-        yield collate(backbone, encoded, group)
+    made = (collate(backbone, encoded, group) for group in groups)
+    return one_ahead(made) if backbone.device.type == "cuda" else made
+
+
+def one_ahead(made: Iterable[Made]) -> Iterator[Made]:
+    """Each of these after the one behind it was made: so its copy to the device is on the way already."""
+    held: list[Made] = []
+    for one in made:
+        held.append(one)
+        if len(held) > 1:
+            yield held.pop(0)
+    yield from held
+
+
+def on_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor there. To a GPU it goes from pinned memory, which the host does not wait for."""
+    host = torch.from_numpy(values)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def collate(backbone: Backbone, encoded: Encoded, group: np.ndarray) -> Batch:
@@ -237,13 +255,13 @@ def collate(backbone: Backbone, encoded: Encoded, group: np.ndarray) -> Batch:
     mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
 
     def padded(rows: Sequence[np.ndarray] | None, fill: int) -> Tensor | None:
-        return None if rows is None else torch.from_numpy(_padded(rows, group, fill)).to(backbone.device)
+        return None if rows is None else on_device(_padded(rows, group, fill), backbone.device)
 
     return Batch(
-        ids=torch.from_numpy(_padded(encoded.ids, group, backbone.pad_id)).to(backbone.device),
-        mask=torch.from_numpy(mask).to(backbone.device),
+        ids=on_device(_padded(encoded.ids, group, backbone.pad_id), backbone.device),
+        mask=counted(on_device(mask, backbone.device), int(lengths.sum())),
         types=padded(encoded.types, 0),
-        labels=torch.from_numpy(encoded.labels[group]).to(backbone.device),
+        labels=on_device(encoded.labels[group], backbone.device),
         index=tuple(int(i) for i in group),
         targets=padded(encoded.targets, NO_TOKEN),
     )

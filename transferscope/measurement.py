@@ -18,7 +18,16 @@ from torch import Tensor
 from transferscope import attachment
 from transferscope.activations import FireCounts, Moments, Probe, capture, onehot, to_numpy
 from transferscope.attachment import Attached
-from transferscope.encoding import Encoded, batches, buckets, empty_text, from_token_ids, in_order, room
+from transferscope.encoding import (
+    Encoded,
+    batches,
+    buckets,
+    empty_text,
+    from_token_ids,
+    in_order,
+    on_device,
+    room,
+)
 from transferscope.errors import BackboneError, TaskError
 from transferscope.models import Backbone, attention, wrap
 from transferscope.task_spec import Subtask, subtask_problem
@@ -120,7 +129,7 @@ def measure(
     _check_room(attached, train, dev)
     balanced = classes > 2 if balanced is None else balanced
     shape = (backbone.layers, probe.rows, backbone.neurons)
-    sides = [_sides(one, classes, backbone.device) for one in subtasks]
+    sides = [_sides(one, classes) for one in subtasks]
     with _mode(backbone, compat):
         how: dict[str, Any] = {"compat": compat, "token_budget": token_budget}
         moments = Moments.zeros(classes, shape, backbone.device)
@@ -152,13 +161,12 @@ def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndar
     batch = next(batches(backbone, blank, [np.arange(1)]))
     with torch.inference_mode():
         placed = attached.place(batch)
-        # Once, not in each layer's hook: it waits for the device. 0 for an encoder-decoder: the decoder start
-        # in the decoder, the first prompt row in the encoder.
-        row = int(placed.readout[0])
+        # 0 for an encoder-decoder: the decoder start in the decoder, the first prompt row in the encoder.
+        row = placed.readout[:1]  # a tensor: as a number it would have to be waited for
 
         def sink(layer: int, neurons: Tensor, gate: Tensor | None) -> None:
-            values[layer] = neurons[0, row].float()
-            gates[layer] = values[layer] if gate is None else gate[0, row].float()
+            values[layer] = neurons[0].index_select(0, row)[0].float()
+            gates[layer] = values[layer] if gate is None else gate[0].index_select(0, row)[0].float()
 
         with capture(backbone, sink, gates=True):
             attached.forward(placed)
@@ -172,7 +180,7 @@ def _stream(
     probe: Probe,
     data: Encoded,
     statistics: Moments | FireCounts,
-    parts: Sequence[tuple[Tensor, Moments | FireCounts]] = (),
+    parts: Sequence[tuple[np.ndarray, Moments | FireCounts]] = (),
     *,
     compat: bool,
     token_budget: int,
@@ -200,7 +208,11 @@ def _stream(
     with torch.inference_mode(), capture(backbone, sink):
         for batch in batches(backbone, data, groups):
             placed = attached.place(batch)
-            now[:] = [(placed, batch.labels, [(part, *_inside(s, batch.labels)) for s, part in parts])]
+            classes = data.labels[
+                list(batch.index)
+            ]  # on the host: asked there, the device would be waited for
+            inside = [(part, *_inside(sides, classes, batch.labels.device)) for sides, part in parts]
+            now[:] = [(placed, batch.labels, inside)]
             hidden = attached.forward(placed)
             sums += onehot(batch.labels, sums) @ hidden.to(sums.dtype)
     return sums
@@ -213,19 +225,19 @@ def _one_vs_rest(counts: FireCounts, balanced: bool) -> list[np.ndarray]:
     return [to_numpy(counts.accuracy(one, balanced=balanced)) for one in positives]
 
 
-def _sides(subtask: Subtask, classes: int, device: torch.device) -> Tensor:
+def _sides(subtask: Subtask, classes: int) -> np.ndarray:
     """The side of each class in a subtask, [K] int64: 0 negative, 1 positive, -1 left out."""
-    sides = torch.full((classes,), -1, device=device)
+    sides = np.full(classes, -1, dtype=np.int64)
     sides[list(subtask.negative)] = 0
     sides[list(subtask.positive)] = 1
     return sides
 
 
-def _inside(sides: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Which examples of a batch a subtask has, and their sides."""
+def _inside(sides: np.ndarray, labels: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which examples of a batch a subtask has, and their sides, both on the device."""
     found = sides[labels]
-    index = (found >= 0).nonzero()[:, 0]
-    return index, found[index]
+    index = np.flatnonzero(found >= 0)
+    return on_device(index, device), on_device(found[index], device)
 
 
 def _baseline(part: Moments, balanced: bool) -> Tensor:

@@ -34,6 +34,7 @@ from transferscope.loading import (
     refuse_empty_tokenizer,
     refuse_random_weights,
 )
+from transferscope.masks import all_ones
 from transferscope.pruned import PrunedModel, inputs, is_pruned
 
 HEADS = ("verbalizer", "classifier")
@@ -275,6 +276,7 @@ class Backbone:
             decoder_embeds = self.decoder_start(len(inputs))
         return self.base.get_decoder()(
             inputs_embeds=decoder_embeds,
+            attention_mask=all_ones(decoder_embeds),  # without one, BART makes one and asks what is in it
             encoder_hidden_states=encoded,
             encoder_attention_mask=mask,
             use_cache=False,
