@@ -92,6 +92,7 @@ LEVELS: dict[str, float] = {
     "neuron_study": 9.3,
     "tuning_run": 4.8,
     "masks": 1,
+    "token_budget": 3.6,
     "precision": 4.6,
     "safe_precision": 4.9,
     "methods": 3,

@@ -102,7 +102,7 @@ def measure_column(
         workspace.task(target),
         protocol=protocol,
         max_length=settings.max_length,
-        token_budget=settings.token_budget,
+        token_budget=workspace.token_budget,
         known=known,
         keep=keep,
         progress=progress,

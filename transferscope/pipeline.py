@@ -357,7 +357,7 @@ class Pipeline(Workspace):
             max_length=settings.max_length,
             compat=settings.signatures.compat,
             balanced=settings.signatures.balanced,
-            token_budget=settings.token_budget,
+            token_budget=self.token_budget,
             progress=lambda done, total, text: self.progress("extract", done, total, text),
         )
 

@@ -143,7 +143,7 @@ def _race(
         workspace.scoring_backbone(task),
         task,
         max_length=settings.max_length,
-        token_budget=settings.token_budget,
+        token_budget=workspace.token_budget,
     )
     known = find_metric(task.metric)
 

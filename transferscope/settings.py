@@ -104,6 +104,18 @@ class StudySettings(Strict):
     measure: bool = True
     transfer: TransferSettings = TransferSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_is_unsaid(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("token_budget") != "auto":
+            return value
+        return {key: field for key, field in value.items() if key != "token_budget"}
+
+    @property
+    def has_token_budget(self) -> bool:
+        """Whether the token budget is said; unsaid (or ``auto``), a GPU may have a larger one."""
+        return "token_budget" in self.model_fields_set
+
     @field_validator("model", mode="before")
     @classmethod
     def _name_alone(cls, value: Any) -> Any:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transferscope import safe_precision, store
+from transferscope import safe_precision, store, token_budget
 from transferscope.errors import InputError, PromptError, StudyError, TaskError, suggest
 from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone, load_backbone
@@ -75,6 +75,16 @@ class Workspace:
             if line:
                 self.report(line)
         return self._scoring[task.name]
+
+    @cached_property
+    def token_budget(self) -> int:
+        """Rows in one forward pass of tuning's scores, extraction and measured transfer.
+
+        As the settings say; where they do not, 8192, and more on a GPU with the memory for it.
+        """
+        if self.settings.has_token_budget:
+            return self.settings.token_budget
+        return token_budget.automatic(self.backbone)
 
     @cached_property
     def model_fingerprint(self) -> str:
@@ -206,7 +216,7 @@ class Workspace:
             head=study.head,
             init_from=init_from,
             max_length=study.max_length,
-            token_budget=study.token_budget,
+            token_budget=self.token_budget,
             folder=folder,
             progress=progress,
         )
