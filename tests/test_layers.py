@@ -95,6 +95,8 @@ LEVELS: dict[str, float] = {
     "token_budget": 3.6,
     "precision": 4.6,
     "safe_precision": 4.9,
+    "pooling": 4.7,
+    "tuning_together": 5.2,
     "methods": 3,
     "method_tuning": 5,
     "word_selectivity": 5,

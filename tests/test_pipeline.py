@@ -173,6 +173,64 @@ def test_changed_tuning_names_the_setting(study: Path) -> None:
     assert any("tuning.steps: was 6, now 9" in line for line in lines)
 
 
+def test_seeds_tuned_together_are_those_tuned_singly_and_none_goes_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = {"rows": 3, "steps": 6, "evaluate_every": 3, "batch_size": 8}
+    alone, joint = (
+        write_study(tmp_path / name, tuning=tuning | {"together": name == "joint"}, seeds=3)
+        for name in ("alone", "joint")
+    )
+    lines: list[str] = []
+    singly = open_study(alone).tune(["films"])["films"]
+    together = open_study(joint, report=lines.append).tune(["films"])["films"]
+    for one, other in zip(together, singly, strict=True):
+        np.testing.assert_allclose(one.rows, other.rows, atol=1e-4)
+        assert one.provenance["inputs"] == other.provenance["inputs"]
+        assert one.provenance["tuned_together"] == [0, 1, 2]
+    assert [line[:19] for line in lines if "films" in line] == [f"tuned films seed {i}:" for i in range(3)]
+    monkeypatch.setattr(workspace, "tune", lambda *a, **k: pytest.fail("a prompt was tuned again"))
+    monkeypatch.setattr(workspace, "tune_together", lambda *a, **k: pytest.fail("tuned again"))
+    before = contents(alone)
+    (alone / "study.yaml").write_text((joint / "study.yaml").read_text())
+    open_study(alone).tune(["films"])
+    assert contents(alone) == before | {"study.yaml": (joint / "study.yaml").read_bytes()}
+
+
+def test_only_the_seeds_that_lack_a_current_prompt_are_tuned_together(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_study(study).tune(["films"])
+    text = (study / "study.yaml").read_text()
+    (study / "study.yaml").write_text(
+        text.replace("seeds: 2", "seeds: 4").replace("rows: 3", "rows: 3\n  together: true")
+    )
+    taken: list[Any] = []
+    joint = workspace.tune_together
+
+    def counting(*args: Any, **options: Any) -> Any:
+        taken.append(options["seeds"])
+        return joint(*args, **options)
+
+    monkeypatch.setattr(workspace, "tune_together", counting)
+    steps: list[tuple[int, int]] = []
+    open_study(study, progress=lambda stage, done, total, _: steps.append((done, total))).tune(["films"])
+    assert taken == [[2, 3]]
+    assert max(steps) == (24, 24)
+    (study / "study.yaml").write_text((study / "study.yaml").read_text().replace("steps: 6", "steps: 3"))
+    lines: list[str] = []
+    open_study(study, report=lines.append).tune(["films"])
+    assert taken == [[2, 3], [0, 1, 2, 3]]
+    assert sum("again: tuning.steps: was 6, now 3" in line for line in lines) == 4
+
+
+def test_seeds_are_tuned_singly_on_a_cpu_unless_the_study_says_so(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workspace, "tune_together", lambda *a, **k: pytest.fail("tuned together"))
+    assert len(open_study(study).tune(["films"])["films"]) == 2
+
+
 def test_another_model_in_the_same_folder_is_noticed(study: Path) -> None:
     open_study(study).tune(["films"])
     before = (study / "prompts/films/0/adapter_model.safetensors").read_bytes()

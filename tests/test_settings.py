@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from transferscope.errors import StudyError
-from transferscope.settings import StudySettings, parse_settings, read_settings
+from transferscope.settings import StudySettings, TuningSettings, parse_settings, read_settings
 
 TASKS = {"a": {"train": "a.jsonl"}}
 
@@ -159,3 +159,16 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
         read_settings(tmp_path / "bytes.yaml")
     with pytest.raises(StudyError, match="cannot be read as YAML"):
         read_settings(tmp_path)
+
+
+@pytest.mark.parametrize(("given", "found"), [("auto", "auto"), (True, True), (False, False)])
+def test_tuning_together_is_no_part_of_what_a_prompt_is_made_from(given: object, found: object) -> None:
+    tuning = parse(tuning={"together": given}).tuning
+    assert tuning.together == found
+    assert tuning.model_dump() == TuningSettings().model_dump()
+    assert "together" not in tuning.model_dump()
+
+
+def test_tuning_together_is_said_where_it_cannot_be() -> None:
+    with pytest.raises(StudyError, match=r"tuning\.together.*found 'often'"):
+        parse(tuning={"together": "often"})

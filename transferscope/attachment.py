@@ -25,7 +25,10 @@ INITS = ("random", "label-words", "vocabulary")
 
 @dataclass(frozen=True)
 class Attached:
-    """A backbone with a prompt: ``prompt`` [P', E], which may require gradients, in a template."""
+    """A backbone with a prompt: ``prompt`` [P', E], which may require gradients, in a template.
+
+    A prompt [B, P', E] has rows of its own for each of the B examples of one batch.
+    """
 
     backbone: Backbone
     template: str
@@ -35,11 +38,13 @@ class Attached:
     @property
     def rows(self) -> int:
         """P: how many rows stand in front of (or behind) the text."""
-        return self.prompt.shape[0] + (self.mask_row is not None)
+        return self.prompt.shape[-2] + (self.mask_row is not None)
 
     def place(self, batch: Batch) -> Placed:
         """The input rows of a batch with the prompt in its place."""
-        prompt = self.prompt if self.mask_row is None else torch.cat([self.mask_row, self.prompt])
+        prompt = self.prompt
+        if self.mask_row is not None:
+            prompt = torch.cat([self.mask_row.expand(*prompt.shape[:-2], -1, -1), prompt], dim=-2)
         text = self.backbone.embed(batch.ids)
         placed = templates.place(
             self.template, self.backbone.architecture.kind, prompt, text, batch.mask, batch.types
@@ -56,7 +61,10 @@ class Attached:
 
 @dataclass(frozen=True)
 class Readout:
-    """From the readout row [B, D] to class logits [B, K]: label words by the LM head, or a linear layer."""
+    """From the readout row [B, D] to class logits [B, K]: label words by the LM head, or a linear layer.
+
+    The layer is ``weight`` [K, D] and ``bias`` [K], or one for each example: [B, K, D] and [B, K].
+    """
 
     backbone: Backbone
     word_ids: Tensor | None = None
@@ -67,12 +75,19 @@ class Readout:
         """Class logits [B, K], float32."""
         if self.word_ids is not None:
             return self.backbone.label_logits(rows, self.word_ids)
+        if self.weight is not None and self.bias is not None and self.weight.ndim == 3:
+            return (self.weight @ rows.float().unsqueeze(-1)).squeeze(-1) + self.bias
         return torch.nn.functional.linear(rows.float(), self.weight, self.bias)  # type: ignore[arg-type]
 
     def loss(self, attached: Attached, batch: Batch) -> Tensor:
         """Mean cross-entropy of a batch (nats), differentiable with respect to the prompt."""
         logits = self.logits(attached.forward(attached.place(batch)))
         return torch.nn.functional.cross_entropy(logits.float(), batch.labels)
+
+    def losses(self, attached: Attached, batch: Batch) -> Tensor:
+        """The cross-entropy of each example of a batch (nats), [B], differentiable as ``loss`` is."""
+        logits = self.logits(attached.forward(attached.place(batch)))
+        return torch.nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
 
 
 def attach(backbone: Backbone, prompt: SoftPrompt | Tensor, template: str | None = None) -> Attached:

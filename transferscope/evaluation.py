@@ -16,7 +16,7 @@ from transferscope.metrics import Metric, names
 from transferscope.metrics import metric as find_metric
 from transferscope.readouts import AnyReadout, TextReadout
 
-__all__ = ["Evaluation", "Prepared", "evaluate", "evaluation", "prepared"]
+__all__ = ["Evaluation", "Prepared", "evaluate", "evaluation", "fitting_metric", "prepared"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def evaluate(
     """
     if isinstance(data, Encoded):
         data = prepared(attached.backbone, data, prompt_rows=attached.rows, token_budget=token_budget)
-    scored = _fitting(metric, readout)
+    scored = fitting_metric(metric, readout)
     if isinstance(readout, TextReadout):
         return _written(attached, readout, data, scored)
     with torch.inference_mode():
@@ -73,7 +73,8 @@ def evaluation(logits: np.ndarray, labels: np.ndarray, metric: str) -> Evaluatio
     return Evaluation(metric, scored.of(labels, logits.argmax(axis=1)), loss, len(labels), logits)
 
 
-def _fitting(metric: str, readout: AnyReadout) -> Metric:
+def fitting_metric(metric: str, readout: AnyReadout) -> Metric:
+    """The metric of this name. Raises InputError where it is not for what the readout gives."""
     scored = find_metric(metric)
     kind = "generation" if isinstance(readout, TextReadout) else "classification"
     if scored.kind != kind:

@@ -38,20 +38,31 @@ class TextReadout:
 
         Differentiable with respect to the prompt. Raises TaskError where the batch has no targets.
         """
-        logits, targets = self.token_logits(attached, batch)
+        logits, targets, _ = self._logits(attached, batch)
         total = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
         return total, torch.full((), len(targets), device=total.device)
+
+    def losses(self, attached: Attached, batch: Batch) -> Tensor:
+        """The sum of -log p of the target tokens of each example, [B]; differentiable and raises likewise."""
+        logits, targets, wanted = self._logits(attached, batch)
+        each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")  # [n]
+        return each.new_zeros(wanted.shape).masked_scatter(wanted, each).sum(dim=1)
 
     def token_logits(self, attached: Attached, batch: Batch) -> tuple[Tensor, Tensor]:
         """The logits [n, V] of a batch's n target tokens, each after the right ones, and these tokens [n].
 
         Raises TaskError where the batch has no targets.
         """
+        logits, targets, _ = self._logits(attached, batch)
+        return logits, targets
+
+    def _logits(self, attached: Attached, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [n, V] at the n target tokens of a batch, those tokens [n], and where they are, [B, Tt]."""
         if batch.targets is None:
             raise TaskError("these examples have no targets: a text readout is for a generation task")
         rows = self._rows(attached, batch, batch.targets)  # [B, Tt, D]
         wanted = batch.targets != NO_TOKEN
-        return self.backbone.vocabulary_logits(rows[wanted]), batch.targets[wanted]
+        return self.backbone.vocabulary_logits(rows[wanted]), batch.targets[wanted], wanted
 
     def _rows(self, attached: Attached, batch: Batch, targets: Tensor) -> Tensor:
         """The last hidden states from which each target token is read, [B, Tt, D]."""

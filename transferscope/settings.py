@@ -45,7 +45,10 @@ class ModelSettings(Strict):
 
 
 class TuningSettings(Strict):
-    """How a prompt is tuned. ``rows`` are its virtual tokens, the mask row of ``mask-first`` not counted."""
+    """How a prompt is tuned. ``rows`` are its virtual tokens, the mask row of ``mask-first`` not counted.
+
+    ``together``: seeds of a task in one batch; ``auto`` on a GPU alone.
+    """
 
     rows: int = Field(16, ge=1)
     steps: int = Field(1000, ge=1)
@@ -60,6 +63,8 @@ class TuningSettings(Strict):
     evaluate_every: int = Field(100, ge=1)
     patience: int | None = Field(None, ge=1)
     validation: float = Field(0.1, gt=0, lt=1)
+    # How fast, not what: it is no part of what a prompt was made from, so it is left out of every dump.
+    together: Literal["auto"] | bool = Field("auto", exclude=True)
 
 
 class SignatureSettings(Strict):

@@ -73,9 +73,12 @@ def check(template: str, kind: str) -> str:
 def place(
     template: str, kind: str, prompt: Tensor, text: Tensor, mask: Tensor, types: Tensor | None
 ) -> Placed:
-    """Put prompt rows [P, E] (with the mask row, if there is one) beside text embeddings [B, T, E]."""
-    size, rows = text.shape[0], prompt.shape[0]
-    prompts = prompt.to(text.dtype).unsqueeze(0).expand(size, -1, -1)  # [B, P, E]
+    """Put prompt rows [P, E] (with the mask row, if there is one) beside text embeddings [B, T, E].
+
+    Prompt rows [B, P, E] are each example's own.
+    """
+    size, rows = text.shape[0], prompt.shape[-2]
+    prompts = prompt.to(text.dtype).expand(size, -1, -1)  # [B, P, E]
     ones, zeros = mask.new_ones(size, rows), mask.new_zeros(size, rows)
     if template == "suffix":
         return _after_text(prompts, text, mask, types)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from transferscope import attachment, store
+from transferscope.evaluation import Evaluation
 from transferscope.models import Backbone
 from transferscope.prompts import Head, SoftPrompt
 from transferscope.settings import TuningSettings
 from transferscope.tasks import Task
 from transferscope.tuning_run import STATE, Progress, Setup, TuningRun, hold_out, prepare
 
-__all__ = ["Progress", "Setup", "hold_out", "prepare", "tune"]
+__all__ = ["Begun", "Progress", "Setup", "begin", "hold_out", "prepare", "tune"]
 
 
 def tune(
@@ -56,22 +58,48 @@ def tune(
         token_budget=token_budget,
         seed=seed,
     )
+    begun = begin(backbone, task, setup, settings, seed, init_from, max_length=max_length, folder=folder)
+    run, state = begun.run, begun.state
+    if init_from is not None and not run.curve:
+        run.evaluate()  # a source that is best untouched stays so, and its curve begins there
+    run.run(task.name, state, begun.inputs, progress)
+    prompt = run.result(task)
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return prompt
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A tuning at its first step, or where its state left it: the run, the state's file, what it is of."""
+
+    run: _Run
+    state: Path | None
+    inputs: str
+
+
+def begin(
+    backbone: Backbone,
+    task: Task,
+    setup: Setup,
+    settings: TuningSettings,
+    seed: int,
+    init_from: SoftPrompt | None = None,
+    *,
+    max_length: int | None = None,
+    folder: Path | None = None,
+) -> Begun:
+    """Begin the tuning of a prompt, or go on from the state that a folder has of the same inputs."""
     run = _Run(backbone, setup, settings, seed, init_from)
     state = None if folder is None else Path(folder) / STATE
     inputs = store.fingerprint(
-        backbone.fingerprint, task.fingerprint, settings.model_dump(), seed, setup.template, head,
+        backbone.fingerprint, task.fingerprint, settings.model_dump(), seed, setup.template, setup.head,
         max_length, init_from.fingerprint if init_from else None,
         *([str(backbone.autocast)] if backbone.autocast is not None else []),
     )  # fmt: skip
     if state is not None:
         run.load(state, inputs)
-    if init_from is not None and not run.curve:
-        run.evaluate()  # a source that is best untouched stays so, and its curve begins there
-    run.run(task.name, state, inputs, progress)
-    prompt = run.result(task)
-    if state is not None:
-        state.unlink(missing_ok=True)
-    return prompt
+    return Begun(run, state, inputs)
 
 
 class _Run(TuningRun):
@@ -92,9 +120,9 @@ class _Run(TuningRun):
         attached = attachment.attach(backbone, self.prompt, setup.template)
         super().__init__(attached, setup, settings, seed, [self.prompt], None if init is None else init.head)
 
-    def result(self, task: Task) -> SoftPrompt:
-        """The best prompt, scored on dev. Raises InputError where the loss was never finite."""
-        arrays, provenance = self.finish(task)
+    def result(self, task: Task, dev: Evaluation | None = None) -> SoftPrompt:
+        """The best prompt, scored on dev (``dev`` if it was). Raises InputError: no loss was ever finite."""
+        arrays, provenance = self.finish(task, dev)
         return SoftPrompt(
             rows=arrays[0],
             task=task.name,

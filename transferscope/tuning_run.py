@@ -19,7 +19,7 @@ from transferscope import store, templates
 from transferscope.attachment import Attached, Readout
 from transferscope.encoding import Encoded, collate, encode
 from transferscope.errors import InputError, StoreError, TemplateError, suggest
-from transferscope.evaluation import evaluate
+from transferscope.evaluation import Evaluation, evaluate
 from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone
 from transferscope.precision import of_backbone
@@ -69,6 +69,23 @@ def prepare(
     A stratified share of train is set apart to choose the checkpoint, so dev stays unseen. ``rows`` are the
     places kept free beside the text, the mask row not counted (None: ``settings.rows``).
     """
+    options: dict[str, Any] = {"max_length": max_length, "token_budget": token_budget, "rows": rows}
+    return prepare_seeds(backbone, task, settings, [seed], template=template, head=head, **options)[0]
+
+
+def prepare_seeds(
+    backbone: Backbone,
+    task: Task,
+    settings: TuningSettings,
+    seeds: Sequence[int],
+    *,
+    template: str | None = None,
+    head: str = "verbalizer",
+    max_length: int | None = None,
+    token_budget: int = 8192,
+    rows: int | None = None,
+) -> list[Setup]:
+    """What `prepare` makes for each of these seeds, which set other examples apart, of texts encoded once."""
     kind = backbone.architecture.kind
     template = templates.check(template or templates.DEFAULTS[kind], kind)
     if head not in templates.HEADS:
@@ -82,9 +99,14 @@ def prepare(
         encode(backbone, split, prompt_rows=rows, max_length=max_length, max_new_tokens=task.max_new_tokens)
         for split in (task.train, task.dev)
     )
-    fit, held = hold_out(train.labels, settings.validation, seed)
-    splits = (train.take(fit), train.take(held), dev)
-    return Setup(template, head, task.classes, word_ids, readout, *splits, task.metric, token_budget)
+    setups = []
+    for seed in seeds:
+        fit, held = hold_out(train.labels, settings.validation, seed)
+        splits = (train.take(fit), train.take(held), dev)
+        setups.append(
+            Setup(template, head, task.classes, word_ids, readout, *splits, task.metric, token_budget)
+        )
+    return setups
 
 
 def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -181,13 +203,21 @@ class TuningRun:
 
     def step_once(self) -> None:
         """One update of what is tuned (and the classifier), over ``accumulate`` batches."""
+        self.begin_step()
+        for _ in range(self.settings.accumulate):
+            batch = collate(self.backbone, self.setup.fit, next(self.order))
+            (self.readout.loss(self.attached, batch) / self.settings.accumulate).backward()
+        self.end_step()
+
+    def begin_step(self) -> None:
+        """Before the gradients of an update: its learning rates, and nothing left of the last one's."""
         scale = self._schedule(self.step)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * scale
         self.optimizer.zero_grad(set_to_none=True)
-        for _ in range(self.settings.accumulate):
-            batch = collate(self.backbone, self.setup.fit, next(self.order))
-            (self.readout.loss(self.attached, batch) / self.settings.accumulate).backward()
+
+    def end_step(self) -> None:
+        """After the gradients of an update: clip them, and step."""
         torch.nn.utils.clip_grad_norm_(self.tuned, self.settings.clip)
         self.optimizer.step()
         self.step += 1
@@ -208,6 +238,10 @@ class TuningRun:
             metric=self.setup.metric,
             token_budget=self.setup.token_budget,
         )
+        self.judge(found)
+
+    def judge(self, found: Evaluation) -> None:
+        """Take note of a score on the held-out share, and keep the parameters if they are the best yet."""
         loss = found.loss if math.isfinite(found.loss) else None  # JSON has no NaN
         self.curve.append((self.step, found.value, loss))
         if math.isfinite(found.loss) and (found.value, -found.loss) > (self.best_score, -self.best_loss):
@@ -284,11 +318,8 @@ class TuningRun:
         steps, values, losses = zip(*self.curve, strict=True)
         return {"steps": [*steps], "values": [*values], "losses": [*losses]}
 
-    def finish(self, task: Task) -> tuple[list[np.ndarray], dict[str, Any]]:
-        """The best parameters (left in place) as arrays, and how it went, with their score on dev.
-
-        Raises InputError where the loss was never finite.
-        """
+    def take_best(self, task: Task) -> None:
+        """Put the best parameters in place. Raises InputError where the loss was never finite."""
         if not self.scored:
             raise InputError(
                 f"tuning {task.name!r} diverged: no evaluation in {self.step} steps had a finite loss; "
@@ -297,7 +328,14 @@ class TuningRun:
         with torch.no_grad():
             for parameter, best in zip(self.parameters, self.best, strict=True):
                 parameter.copy_(best)
-        dev = evaluate(
+
+    def finish(self, task: Task, dev: Evaluation | None = None) -> tuple[list[np.ndarray], dict[str, Any]]:
+        """The best parameters (left in place) as arrays, and how it went, with their score on dev.
+
+        ``dev`` is that score where it is known already. Raises InputError where the loss was never finite.
+        """
+        self.take_best(task)
+        dev = dev or evaluate(
             self.attached,
             self.readout,
             self.setup.dev,

@@ -17,6 +17,7 @@ from transferscope.readouts import head_words
 from transferscope.settings import StudySettings, TuningSettings
 from transferscope.tasks import Task, load_task
 from transferscope.tuning import tune
+from transferscope.tuning_together import tune_together
 
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int, str], None]
@@ -167,6 +168,8 @@ class Workspace:
             def progress(done: int, _: int, text: str, before: int = number * steps) -> None:
                 self.progress("tune", before + done, len(missing) * steps, text)
 
+            if name not in found:
+                self._tune_together(name, progress)
             found.setdefault(name, []).append(self._tuned(name, seed, progress))
             progress(steps, steps, f"{name} seed {seed}")
         self._prompts.update({name: tuple(several) for name, several in found.items()})
@@ -190,12 +193,7 @@ class Workspace:
         """
         study, chosen = self.settings, settings or self.settings.tuning
         inputs = {
-            "model": self.model_fingerprint,
-            "task": task.fingerprint,
-            "template": study.template,
-            "head": study.head,
-            "max_length": study.max_length,
-            "tuning": chosen.model_dump(),
+            **self._made_from(task, chosen),
             **({"init_from": init_from.fingerprint} if init_from is not None else {}),
             **(extra or {}),
         }
@@ -220,16 +218,83 @@ class Workspace:
             folder=folder,
             progress=progress,
         )
-        inputs |= safe_precision.made_in(backbone)
-        prompt.provenance["inputs"] = inputs  # type: ignore[index]
-        save_prompt(prompt, folder, model=study.model.name, kind=self.backbone.architecture.kind)
+        self._save(prompt, folder, inputs | safe_precision.made_in(backbone))
         return prompt, True
+
+    def _made_from(self, task: Task, tuning: TuningSettings) -> dict[str, Any]:
+        """What a prompt of a task is made from, by which it goes stale."""
+        study = self.settings
+        return {
+            "model": self.model_fingerprint,
+            "task": task.fingerprint,
+            "template": study.template,
+            "head": study.head,
+            "max_length": study.max_length,
+            "tuning": tuning.model_dump(),
+        }
+
+    def _save(self, prompt: SoftPrompt, folder: Path, inputs: Mapping[str, Any]) -> None:
+        prompt.provenance["inputs"] = inputs  # type: ignore[index]
+        save_prompt(prompt, folder, model=self.settings.model.name, kind=self.backbone.architecture.kind)
 
     def _tuned(self, name: str, seed: int, progress: Callable[[int, int, str], None]) -> SoftPrompt:
         folder, task = self.study.prompt_folder(name, seed), self.task(name)
         prompt, new = self.tuned(task, folder, seed=seed, progress=progress)
-        if not new:
-            return prompt
+        if new:
+            self._say(task, prompt)
+        return prompt
+
+    def _tune_together(self, name: str, progress: Callable[[int, int, str], None]) -> None:
+        """Tune the seeds of a task that lack a current prompt in one batch, where settings or a GPU say so.
+
+        They are then in the study, and read from there.
+        """
+        study, chosen = self.settings, self.settings.tuning.together
+        if chosen is False or len(study.seeds) < 2:
+            return
+        task = self.task(name)
+        inputs = self._made_from(task, study.tuning)
+        changed = {seed: self._changed(name, seed, inputs) for seed in study.seeds}
+        seeds = [seed for seed, lines in changed.items() if lines is None or lines]
+        if len(seeds) < 2 or (chosen == "auto" and self.backbone.device.type != "cuda"):
+            return
+        for seed in seeds:
+            if lines := changed[seed]:
+                self.report(f"tuning {name} seed {seed} again: {'; '.join(lines)}")
+        folders = {seed: self.study.prompt_folder(name, seed) for seed in seeds}
+        backbone = self.scoring_backbone(task)
+        made_from = inputs | safe_precision.made_in(backbone)
+
+        def keep(prompt: SoftPrompt) -> None:
+            self._save(prompt, folders[prompt.seed], made_from)
+            self._say(task, prompt)
+
+        before = (len(study.seeds) - len(seeds)) * study.tuning.steps
+        tune_together(
+            backbone,
+            task,
+            seeds=seeds,
+            settings=study.tuning,
+            template=study.template,
+            head=study.head,
+            max_length=study.max_length,
+            token_budget=self.token_budget,
+            folders=list(folders.values()),
+            progress=lambda done, total, text: progress(before + done, total, text),
+            keep=keep,
+        )
+
+    def _changed(self, name: str, seed: int, inputs: Mapping[str, Any]) -> list[str] | None:
+        """Which inputs of a stored prompt are others now, one line each; None where there is no prompt."""
+        folder = self.study.prompt_folder(name, seed)
+        if not (folder / RECORD).is_file():
+            return None
+        stored = load_prompt(folder).provenance.get("inputs") or {}
+        return store.stale_reason(stored, safe_precision.accepted(self.settings.model, stored, inputs))
+
+    def _say(self, task: Task, prompt: SoftPrompt) -> None:
+        """Report how good a prompt is that was tuned now."""
+        name, seed = task.name, prompt.seed
         scores = prompt.provenance["scores"]
         blind = "majority class" if task.kind == "classification" else "one answer for all"
         self.report(
@@ -239,7 +304,6 @@ class Workspace:
         if cut := prompt.provenance["truncated_texts"]:
             limit, texts = prompt.provenance["max_text_tokens"], len(task.train) + len(task.dev)
             self.report(f"  {cut} of {texts} texts of {name} were longer than {limit} tokens and were cut")
-        return prompt
 
     def _given(self, name: str) -> tuple[SoftPrompt, ...]:
         """The prompts that a task brings, one a seed, under the name that the study gives the task."""

@@ -1,0 +1,200 @@
+"""Several prompts of one task tuned in one batch: R trials, one step of each at a time, one frozen model.
+
+Each trial is what it would be alone: its own split, order of batches, optimiser, schedule, clipping, choice
+of the checkpoint and patience. Common is the pass through the model alone. There the same sums are taken over
+batches of other sizes and widths, in another order, so the prompts agree to float32 rounding and not bit for
+bit; AdamW divides by the gradient's own size, so a coordinate whose gradient is all rounding moves freely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transferscope.encoding import Encoded, collate
+from transferscope.errors import InputError, PromptError
+from transferscope.models import Backbone
+from transferscope.pooling import (
+    Pool,
+    Trial,
+    cut_by_budget,
+    cut_like,
+    evaluate_together,
+    shares,
+    together,
+)
+from transferscope.prompts import SoftPrompt
+from transferscope.settings import TuningSettings
+from transferscope.tasks import Task
+from transferscope.tuning import Begun, Progress, begin
+from transferscope.tuning_run import TuningRun, prepare_seeds
+
+Keep = Callable[[SoftPrompt], None]
+
+
+def tune_together(
+    backbone: Backbone,
+    task: Task,
+    *,
+    seeds: Sequence[int],
+    settings: TuningSettings | None = None,
+    template: str | None = None,
+    head: str = "verbalizer",
+    init_from: Sequence[SoftPrompt] | None = None,
+    max_length: int | None = None,
+    token_budget: int = 8192,
+    folders: Sequence[Path] | None = None,
+    progress: Progress | None = None,
+    keep: Keep | None = None,
+) -> list[SoftPrompt]:
+    """The prompts that `tune` gives for these R seeds, to float32 rounding, tuned in common batches.
+
+    ``init_from`` and ``folders`` are one a seed; the states in the folders are those of `tune`, so either
+    goes on from what the other left, and trials may be at different steps. A trial that has ended leaves the
+    batch. ``keep`` is called with each prompt when all have ended. ``progress`` gets the steps of all trials.
+
+    On a GPU a step is one pass of at most ``token_budget`` rows at a time; on a CPU it is cut into R batches
+    of similar lengths, which take no more memory than one trial. Works for all that `tune` does, except that
+    prompts to start from must have the same number of rows. Raises PromptError where they have not,
+    InputError for seeds that are not distinct and where the loss of a trial was never finite (the others are
+    kept before it is raised).
+    """
+    runs = _begun(
+        backbone, task, seeds, settings or TuningSettings(), init_from, folders,
+        template=template, head=head, max_length=max_length, token_budget=token_budget,
+    )  # fmt: skip
+    if init_from is not None:
+        _evaluate([one.run for one in runs if not one.run.curve])
+    while live := [one for one in runs if not one.run.finished]:
+        _step([one.run for one in live])
+        due = [one for one in live if one.run.due]
+        _evaluate([one.run for one in due])
+        for one in due:
+            if one.state is not None and one.run.scored:
+                one.run.save(one.state, one.inputs)
+        if progress is not None:
+            progress(*_done(task, [one.run for one in runs]))
+    return _results(task, runs, keep)
+
+
+def _begun(
+    backbone: Backbone,
+    task: Task,
+    seeds: Sequence[int],
+    settings: TuningSettings,
+    init_from: Sequence[SoftPrompt] | None,
+    folders: Sequence[Path] | None,
+    **options: Any,
+) -> list[Begun]:
+    """The trials, each at its first step or where its state left it."""
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise InputError(f"prompts tuned together need one seed each, all different; found {list(seeds)}")
+    starts: Sequence[SoftPrompt | None] = init_from or [None] * len(seeds)
+    places: Sequence[Path | None] = folders or [None] * len(seeds)
+    if not len(starts) == len(places) == len(seeds):
+        raise InputError(
+            f"{len(seeds)} seeds need as many prompts to start from and folders, found {len(starts)} and "
+            f"{len(places)}"
+        )
+    rows = {len(start.rows) for start in starts if start is not None}
+    if len(rows) > 1:
+        raise PromptError(
+            f"the prompts to start from have {', '.join(map(str, sorted(rows)))} rows; those tuned together "
+            "need the same number: tune those of another number apart"
+        )
+    if rows:
+        settings = settings.model_copy(update={"rows": rows.pop()})
+    setups = prepare_seeds(backbone, task, settings, seeds, **options)
+    return [
+        begin(backbone, task, setup, settings, seed, start, max_length=options["max_length"], folder=folder)
+        for setup, seed, start, folder in zip(setups, seeds, starts, places, strict=True)
+    ]
+
+
+def _step(runs: Sequence[TuningRun]) -> None:
+    """One update of each trial."""
+    for run in runs:
+        run.begin_step()
+    for _ in range(runs[0].settings.accumulate):
+        _add_gradients(runs, [run.setup.fit.take(next(run.order)) for run in runs])
+    for run in runs:
+        run.end_step()
+
+
+def _add_gradients(runs: Sequence[TuningRun], parts: Sequence[Encoded]) -> None:
+    """The gradient of each trial's mean loss over its own batch, of all batches piece by piece."""
+    backbone, pool = runs[0].backbone, Pool.of(parts)
+    weights = torch.from_numpy(shares(parts) / runs[0].settings.accumulate)
+    trials = [Trial(run.attached, run.readout) for run in runs]
+    lengths = pool.data.lengths
+    if backbone.device.type == "cpu":
+        pieces = cut_like(lengths, pool.owner)
+    else:
+        rows, budget = runs[0].attached.rows, runs[0].setup.token_budget
+        pieces = cut_by_budget(lengths, pool.owner, prompt_rows=rows, token_budget=budget)
+    for piece in pieces:
+        group = pool.by_trial(piece)
+        pooled = together(trials, pool.owner[group])
+        losses = pooled.readout.losses(pooled.attached, collate(backbone, pool.data, group))
+        (losses @ weights[group].to(losses.device)).backward()
+
+
+def _evaluate(runs: Sequence[TuningRun]) -> None:
+    """Score each trial on its own held-out examples."""
+    if not runs:
+        return
+    found = evaluate_together(
+        [Trial(run.attached, run.readout) for run in runs],
+        [run.setup.validation for run in runs],
+        metric=runs[0].setup.metric,
+        token_budget=runs[0].setup.token_budget,
+    )
+    for run, score in zip(runs, found, strict=True):
+        run.judge(score)
+
+
+def _done(task: Task, runs: Sequence[TuningRun]) -> tuple[int, int, str]:
+    """Steps made of all trials, how many there are, and what is said of them."""
+    best = [run.best_text for run in runs if run.scored]
+    named = ", ".join(str(run.seed) for run in runs)
+    steps = sum(run.settings.steps if run.finished else run.step for run in runs)
+    return (
+        steps,
+        sum(run.settings.steps for run in runs),
+        f"{task.name} seeds {named} {max(best, default='')}",
+    )
+
+
+def _results(task: Task, begun: Sequence[Begun], keep: Keep | None) -> list[SoftPrompt]:
+    """The best prompts, scored on dev together; a trial that diverged is said when the others are kept."""
+    good = [one for one in begun if one.run.scored]
+    for one in good:
+        one.run.take_best(task)
+    prompts = []
+    if good:
+        setup = good[0].run.setup
+        scores = evaluate_together(
+            [Trial(one.run.attached, one.run.readout) for one in good],
+            [setup.dev] * len(good),
+            metric=setup.metric,
+            token_budget=setup.token_budget,
+        )
+        for one, dev in zip(good, scores, strict=True):
+            prompts.append(_with_company(one.run.result(task, dev), begun))
+            if one.state is not None:
+                one.state.unlink(missing_ok=True)
+            if keep is not None:
+                keep(prompts[-1])
+    for one in begun:
+        one.run.take_best(task)  # raises for one that diverged
+    return prompts
+
+
+def _with_company(prompt: SoftPrompt, begun: Sequence[Begun]) -> SoftPrompt:
+    """The prompt, with the seeds that shared its batches in its provenance."""
+    seeds = [one.run.seed for one in begun]
+    return replace(prompt, provenance={**prompt.provenance, "tuned_together": seeds})
