@@ -53,3 +53,39 @@ def test_all_pairs_at_once_beat_the_loop() -> None:
         row = bench.compare(name, 20)
         assert (row["indicator"], row["neurons"]) == (name, 36_864)
         assert 0 < row["ratio"] < 1
+
+
+def test_updates_together_make_as_many_passes_of_no_more_rows_as_separate_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = load("together")
+    backbone = bench.backbone_of(None, 1, 64)
+    settings = bench.TuningSettings(rows=4, steps=20, batch_size=8)
+    passes: list[tuple[int, int]] = []
+    forward = backbone.base.forward
+
+    def counting(*args: object, **options: object) -> object:
+        passes.append(tuple(options["inputs_embeds"].shape[:2]))  # type: ignore[attr-defined]
+        return forward(*args, **options)
+
+    monkeypatch.setattr(backbone.base, "forward", counting)
+    found = bench.compare(backbone, bench.task_of(backbone, 120), settings, trials=3, turns=3)
+    assert found["ratio"] > 0
+    turns = [passes[start : start + 3] for start in range(0, len(passes), 3)]
+    assert len(turns) == 8
+    # Separate tunings begin the first turn; then the two take turns to begin.
+    for begun in range(0, 8, 2):
+        separate, together = turns[begun : begun + 2] if begun % 4 == 0 else turns[begun : begun + 2][::-1]
+        assert sum(texts for texts, _ in together) == sum(texts for texts, _ in separate)
+        assert sum(texts * width for texts, width in together) <= sum(t * width for t, width in separate)
+
+
+def test_whole_tunings_and_rates_are_measured() -> None:
+    bench = load("together")
+    backbone = bench.backbone_of(None, 1, 64)
+    task, settings = bench.task_of(backbone, 60), bench.TuningSettings(rows=2, steps=2, batch_size=4)
+    found = bench.compare(backbone, task, settings, trials=2, turns=1, whole=True)
+    assert (found["what"], found["trials"]) == ("tunings of 2 steps", 2)
+    rows = bench.rates(backbone, task, settings, (1, 2), updates=2)
+    assert [(row["trials"], row["gain"] > 0) for row in rows] == [(1, True), (2, True)]
+    assert rows[0]["gain"] == 1

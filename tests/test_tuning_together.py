@@ -154,13 +154,13 @@ def test_each_starts_from_the_prompt_of_its_seed() -> None:
 def test_a_trial_without_patience_leaves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = quick(steps=30, learning_rate=0.5, patience=2)
     live: list[tuple[int, ...]] = []
-    step = tuning_together._step
+    step = tuning_together.step_together
 
     def counting(runs: Any) -> None:
         live.append(tuple(run.seed for run in runs))
         step(runs)
 
-    monkeypatch.setattr(tuning_together, "_step", counting)
+    monkeypatch.setattr(tuning_together, "step_together", counting)
     prompts = tune_together(small(), TASK, seeds=SEEDS, settings=settings)
     ended = [prompt.provenance["steps"] for prompt in prompts]
     assert len(set(ended)) > 1
@@ -201,6 +201,17 @@ def test_the_same_seeds_give_the_same_bytes_whatever_stands_beside() -> None:
     assert [p.rows.tobytes() for p in one] == [p.rows.tobytes() for p in two]
     assert one[0].provenance["tuned_together"] == list(SEEDS)
     agree(tune_together(backbone, TASK, seeds=SEEDS[::-1], settings=quick())[::-1], one)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_they_are_the_prompts_of_separate_runs() -> None:
+    model = tiny.model("bert").to("cuda")
+    backbone, settings = wrap(model, tiny.tokenizer("bert"), "bert"), quick()
+    agree(
+        tune_together(backbone, TASK, seeds=SEEDS, settings=settings, head="classifier"),
+        apart(backbone, TASK, settings=settings, head="classifier"),
+        tolerance=1e-4,
+    )
 
 
 # Kills and states.

@@ -70,7 +70,7 @@ def tune_together(
     if init_from is not None:
         _evaluate([one.run for one in runs if not one.run.curve])
     while live := [one for one in runs if not one.run.finished]:
-        _step([one.run for one in live])
+        step_together([one.run for one in live])
         due = [one for one in live if one.run.due]
         _evaluate([one.run for one in due])
         for one in due:
@@ -115,8 +115,8 @@ def _begun(
     ]
 
 
-def _step(runs: Sequence[TuningRun]) -> None:
-    """One update of each trial."""
+def step_together(runs: Sequence[TuningRun]) -> None:
+    """One update of each trial, which all have the same settings; each may be at a step of its own."""
     for run in runs:
         run.begin_step()
     for _ in range(runs[0].settings.accumulate):
