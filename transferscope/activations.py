@@ -60,6 +60,7 @@ def select(values: Tensor, rows: slice | Tensor) -> Tensor:
     """Rows of [B, Q, N]: a slice for all, or row numbers [B, P] by example. Returns [B, P, N]."""
     if isinstance(rows, slice):
         return values[:, rows]
+    rows = rows.to(values.device)  # of the inputs' device, and the layer may lie on another
     return values.gather(1, rows.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
@@ -97,11 +98,14 @@ class Moments:
     ``counts`` [K]; ``sums`` [K, L, P, N]; ``squares`` [L, P, N], of the deviations from the mean: all
     float64, on the model's device. Two of them merge by ``+``. The squares are centred (Chan, Golub and
     LeVeque 1979): plain ones would cancel, and a large constant would look as if it varied.
+
+    ``seen`` [L] is how many examples each layer has taken in: all as many, but in the middle of a pass.
     """
 
     counts: Tensor
     sums: Tensor
     squares: Tensor
+    seen: Tensor
 
     @classmethod
     def zeros(cls, classes: int, shape: tuple[int, int, int], device: torch.device) -> Moments:
@@ -111,27 +115,44 @@ class Moments:
             torch.zeros(classes, dtype=wide, device=device),
             torch.zeros(classes, *shape, dtype=wide, device=device),
             torch.zeros(*shape, dtype=wide, device=device),
+            torch.zeros(shape[0], dtype=wide, device=device),
         )
 
+    @classmethod
+    def of_layers(cls, parts: Sequence[Moments], order: Tensor) -> Moments:
+        """Those of the same examples in different layers, on the host; ``order`` [L] sorts the layers."""
+        sums, squares, seen = (
+            torch.cat([getattr(part, name).cpu() for part in parts], dim=dim)
+            for name, dim in (("sums", 1), ("squares", 0), ("seen", 0))
+        )
+        return cls(parts[0].counts.cpu(), sums[:, order], squares[order], seen[order])
+
     def add(self, layer: int, values: Tensor, labels: Tensor) -> None:
-        """Take in one layer of a batch: values [B, P', N] with P' <= P, class ids [B]."""
+        """Take in one layer of a batch: values [B, P', N] with P' <= P, class ids [B].
+
+        Wholly or not at all: what needs memory comes before the first number is changed.
+        """
         size, rows, _ = values.shape
         members = onehot(labels, self.counts)  # [K, B]
         flat = values.reshape(size, -1).to(self.sums.dtype)
         by_class = (members @ flat).reshape(-1, rows, values.shape[2])  # [K, P', N]
-        before = self.counts.sum() - (size if layer else 0)  # layer 0 comes first and has counted this batch
-        shift = _shift(self.sums[:, layer, :rows].sum(0), before, by_class.sum(0), members.sum())
+        shift = _shift(self.sums[:, layer, :rows].sum(0), self.seen[layer], by_class.sum(0), members.sum())
         # Exactly 0 where all are alike, however large they are.
         within = (values - values[:1]).float().var(0, correction=0)
-        self.squares[layer, :rows] += size * within.to(self.sums.dtype) + shift
+        squares, counts = size * within.to(self.sums.dtype) + shift, members.sum(1)
+        self.squares[layer, :rows] += squares
         self.sums[:, layer, :rows] += by_class
+        self.seen[layer] += size
         if layer == 0:
-            self.counts += members.sum(1)
+            self.counts += counts
 
     def __add__(self, other: Moments) -> Moments:
         shift = _shift(self.sums.sum(0), self.counts.sum(), other.sums.sum(0), other.counts.sum())
         return Moments(
-            self.counts + other.counts, self.sums + other.sums, self.squares + other.squares + shift
+            self.counts + other.counts,
+            self.sums + other.sums,
+            self.squares + other.squares + shift,
+            self.seen + other.seen,
         )
 
     @property
@@ -170,15 +191,27 @@ class FireCounts:
             torch.zeros(shape, dtype=wide, device=baseline.device),
         )
 
+    @classmethod
+    def of_layers(cls, parts: Sequence[FireCounts], order: Tensor) -> FireCounts:
+        """Those of the same examples in different layers, on the host; ``order`` [L] sorts the layers."""
+        thresholds = torch.cat([part.thresholds.cpu() for part in parts])[order]
+        fires = torch.cat([part.fires.cpu() for part in parts], dim=1)[:, order]
+        return cls(thresholds, parts[0].counts.cpu(), fires)
+
     def add(self, layer: int, values: Tensor, labels: Tensor) -> None:
-        """Take in one layer of a batch: values [B, P', N] with P' <= P, class ids [B]."""
+        """Take in one layer of a batch: values [B, P', N] with P' <= P, class ids [B].
+
+        Wholly or not at all: what needs memory comes before the first number is changed.
+        """
         size, rows, neurons = values.shape
         members = onehot(labels, self.counts)
         fired = (values.float() > self.thresholds[layer, :rows]).reshape(size, -1).float()
         # Counts of one batch are small whole numbers: exact in float32.
-        self.fires[:, layer, :rows] += (members.float() @ fired).reshape(-1, rows, neurons)
+        fires = (members.float() @ fired).reshape(-1, rows, neurons).to(self.fires.dtype)
+        counts = members.sum(1)
+        self.fires[:, layer, :rows] += fires
         if layer == 0:
-            self.counts += members.sum(1)
+            self.counts += counts
 
     def __add__(self, other: FireCounts) -> FireCounts:
         return FireCounts(self.thresholds, self.counts + other.counts, self.fires + other.fires)

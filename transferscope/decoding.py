@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,13 @@ def generate_ids(attached: Attached, data: Prepared, *, max_new_tokens: int) -> 
     found: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(data)
     with torch.inference_mode(), attached.backbone.rounding():
         for group, batch in zip(data.groups, data.batches, strict=True):
-            tokens = greedy(attached, batch, stops, max_new_tokens).cpu().numpy()  # [B, steps]
-            for place, row in zip(group.tolist(), tokens, strict=True):
+            parts = attached.backbone.fitting.run(
+                "generation",
+                batch,
+                lambda part: greedy(attached, part, stops, max_new_tokens).cpu().numpy(),  # [B, steps]
+                beside=attached.rows + max_new_tokens,
+            )
+            for place, row in zip(group.tolist(), chain(*parts), strict=True):
                 ended = np.flatnonzero(np.isin(row, stops))
                 found[place] = row[: ended[0]] if len(ended) else row
     return found
@@ -87,7 +93,7 @@ def _decoder(backbone: Backbone, placed: Placed) -> tuple[Tensor, Step]:
             encoder_attention_mask=seen,
             past_key_values=cache,
             use_cache=True,
-        )[0][:, -1]
+        )[0][:, -1].to(backbone.device)
 
     return read(backbone.decoder_start(len(mask))), lambda token: read(backbone.embed(token.unsqueeze(1)))
 
@@ -110,7 +116,7 @@ def _causal(backbone: Backbone, placed: Placed, most: int) -> tuple[Tensor, Step
             past_key_values=cache,
             use_cache=True,
             **positions,
-        )[0]
+        )[0].to(backbone.device)
 
     def step(token: Tensor) -> Tensor:
         written = cache.get_seq_length() - width

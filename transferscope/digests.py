@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transferscope.placement import named_tensors
+
 
 def weights_digest(model: nn.Module) -> str:
     """A sha256 over exact checksums of all parameters: any changed bit shows, at the cost of one pass.
@@ -18,7 +20,7 @@ def weights_digest(model: nn.Module) -> str:
     are not used here, and transformers fills one with random numbers where a checkpoint has none.
     """
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_tensors(model):
         if "pooler" in name.split("."):
             continue
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())

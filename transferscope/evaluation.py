@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from transferscope.attachment import Attached
 from transferscope.decoding import generate
@@ -15,6 +16,7 @@ from transferscope.errors import InputError, suggest
 from transferscope.metrics import Metric, names
 from transferscope.metrics import metric as find_metric
 from transferscope.readouts import AnyReadout, TextReadout
+from transferscope.templates import Batch
 
 __all__ = ["Evaluation", "Prepared", "evaluate", "evaluation", "fitting_metric", "prepared"]
 
@@ -57,8 +59,15 @@ def evaluate(
     scored = fitting_metric(metric, readout)
     if isinstance(readout, TextReadout):
         return _written(attached, readout, data, scored)
+    fitting, beside = attached.backbone.fitting, attached.rows
+
+    def read(batch: Batch) -> Tensor:
+        return readout.logits(attached.forward(attached.place(batch))).float()
+
     with torch.inference_mode():
-        rows = [readout.logits(attached.forward(attached.place(batch))).float() for batch in data.batches]
+        rows = [
+            one for batch in data.batches for one in fitting.run("evaluation", batch, read, beside=beside)
+        ]
         logits = torch.cat(rows).cpu().numpy()  # the only wait for the device
     ordered = np.empty_like(logits)
     ordered[np.concatenate(data.groups)] = logits
@@ -88,8 +97,15 @@ def fitting_metric(metric: str, readout: AnyReadout) -> Metric:
 
 def _written(attached: Attached, readout: TextReadout, data: Prepared, scored: Metric) -> Evaluation:
     """The score of the texts that are written, and the loss on those that should have been."""
+    fitting, beside = attached.backbone.fitting, attached.rows
+
+    def read(batch: Batch) -> Tensor:
+        return torch.stack(readout.surprise(attached, batch))
+
     with torch.inference_mode():
-        sums = torch.stack([torch.stack(readout.surprise(attached, batch)) for batch in data.batches])
+        sums = torch.stack(
+            [one for batch in data.batches for one in fitting.run("evaluation", batch, read, beside=beside)]
+        )
         total, count = sums.double().sum(dim=0).tolist()
     texts = tuple(generate(attached, data, max_new_tokens=readout.max_new_tokens))
     return Evaluation(scored.name, scored.of(data.data.gold, texts), total / count, len(data), None, texts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from transformers.activations import ACT2FN
 
 from transferscope.architectures import Architecture
 from transferscope.errors import ArchitectureError
+from transferscope.placement import place_of, tensor_of
 
 Step = Callable[[Tensor], Tensor]
 Find = Callable[[str], nn.Module]  # a module of the LM model, by its dotted name
@@ -19,24 +20,31 @@ Find = Callable[[str], nn.Module]  # a module of the LM model, by its dotted nam
 
 @dataclass(frozen=True, eq=False)
 class LMHead:
-    """Steps ``before`` the output embedding ``weight`` [V, E] (``bias`` [V]), and steps ``behind`` it."""
+    """Steps ``before`` the output embedding ``weight`` [V, E] (``bias`` [V]), and steps ``behind`` it.
+
+    They are done where the weight lies; the logits come back to ``home``, the device of the inputs.
+    """
 
     before: tuple[Step, ...]
     weight: Tensor
     bias: Tensor | None
     behind: tuple[Step, ...]
+    home: torch.device
 
     def label_logits(self, rows: Tensor, word_ids: Tensor) -> Tensor:
         """Rows [B, D] in the model's dtype and words [K] -> float32 logits [B, K]."""
         words = word_ids.to(self.weight.device)
         bias = None if self.bias is None else self.bias[words].float()
-        logits = nn.functional.linear(_through(self.before, rows).float(), self.weight[words].float(), bias)
-        return _through(self.behind, logits)
+        logits = nn.functional.linear(self._before(rows).float(), self.weight[words].float(), bias)
+        return _through(self.behind, logits).to(self.home)
 
     def vocabulary_logits(self, rows: Tensor) -> Tensor:
         """Rows [B, D] in the model's dtype -> float32 logits [B, V], the product in the model's dtype."""
-        logits = nn.functional.linear(_through(self.before, rows), self.weight, self.bias)
-        return _through(self.behind, logits.float())
+        logits = nn.functional.linear(self._before(rows), self.weight, self.bias)
+        return _through(self.behind, logits.float()).to(self.home)
+
+    def _before(self, rows: Tensor) -> Tensor:
+        return _through(self.before, rows.to(self.weight.device)).to(self.weight.device)
 
 
 def head_of(model: Any, row: Architecture, find: Find) -> LMHead:
@@ -46,12 +54,15 @@ def head_of(model: Any, row: Architecture, find: Find) -> LMHead:
         ArchitectureError: the row names a step that there is not. What ``find`` raises.
     """
     module = find(row.output) if row.output else model.get_output_embeddings()
-    bias = _tensor(find, row.output_bias) if row.output_bias else getattr(module, "bias", None)
+    own = tensor_of(module, "bias") if isinstance(getattr(module, "bias", None), Tensor) else None
+    bias = _tensor(find, row.output_bias) if row.output_bias else own
+    weight = tensor_of(module, "weight")
     return LMHead(
         before=tuple(_before(step, model.config, find) for step in row.transform),
-        weight=cast(Tensor, module.weight),
-        bias=None if bias is None else bias.reshape(-1),  # BART's is [1, V]
+        weight=weight,
+        bias=None if bias is None else bias.reshape(-1).to(weight.device),  # BART's is [1, V]
         behind=tuple(_behind(step, model.config) for step in row.logits),
+        home=place_of(model.get_input_embeddings()),
     )
 
 
@@ -89,4 +100,4 @@ def _behind(step: str, config: Any) -> Step:
 def _tensor(find: Find, path: str) -> Tensor:
     """A parameter or a buffer by its dotted name."""
     parent, _, name = path.rpartition(".")
-    return cast(Tensor, getattr(find(parent), name))
+    return tensor_of(find(parent), name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from transferscope import attachment
-from transferscope.activations import FireCounts, Moments, Probe, capture, onehot, to_numpy
+from transferscope.activations import FireCounts, Moments, Probe, capture, onehot, to_numpy, wide_dtype
 from transferscope.attachment import Attached
 from transferscope.encoding import (
     Encoded,
@@ -29,10 +30,13 @@ from transferscope.encoding import (
     room,
 )
 from transferscope.errors import BackboneError, TaskError
+from transferscope.halving import Ledger
+from transferscope.layer_devices import ByDevice, layer_devices
 from transferscope.models import Backbone, attention, wrap
 from transferscope.task_spec import Subtask, subtask_problem
-from transferscope.templates import Placed
+from transferscope.templates import Batch, Placed
 
+Statistics = ByDevice[Moments] | ByDevice[FireCounts]
 COMPAT_BATCH = 16  # the reference procedure's batch size
 
 
@@ -128,17 +132,20 @@ def measure(
         raise TaskError(problem)
     _check_room(attached, train, dev)
     balanced = classes > 2 if balanced is None else balanced
-    shape = (backbone.layers, probe.rows, backbone.neurons)
+    cells, devices = (probe.rows, backbone.neurons), layer_devices(backbone)
     sides = [_sides(one, classes) for one in subtasks]
     with _mode(backbone, compat):
         how: dict[str, Any] = {"compat": compat, "token_budget": token_budget}
-        moments = Moments.zeros(classes, shape, backbone.device)
-        parts = [Moments.zeros(2, shape, backbone.device) for _ in subtasks]
-        _stream(attached, probe, train, moments, list(zip(sides, parts, strict=True)), **how)
-        counts = FireCounts.above(moments.mean, classes)
-        fired = [FireCounts.above(_baseline(one, balanced), 2) for one in parts]
-        readout = _stream(attached, probe, dev, counts, list(zip(sides, fired, strict=True)), **how)
+        every, *of_subtasks = (
+            ByDevice.make(devices, partial(_empty, k, *cells)) for k in (classes, *[2 for _ in subtasks])
+        )
+        _stream(attached, probe, train, every, list(zip(sides, of_subtasks, strict=True)), **how)
+        firing = every.map(lambda one: FireCounts.above(one.mean, classes))
+        beside = [one.map(lambda part: FireCounts.above(_baseline(part, balanced), 2)) for one in of_subtasks]
+        readout = _stream(attached, probe, dev, firing, list(zip(sides, beside, strict=True)), **how)
         stimulation, active = stimulate(attached, blank)
+    moments, counts = every.merged(), firing.merged()
+    parts, fired = [one.merged() for one in of_subtasks], [one.merged() for one in beside]
     of_given = [_accuracy(one, part, balanced) for one, part in zip(fired, parts, strict=True)]
     accuracy = np.stack(of_given or _one_vs_rest(counts, balanced))
     defined = moments.varies.cpu().numpy() & probe.exists[:, :, None]
@@ -165,8 +172,11 @@ def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndar
         row = placed.readout[:1]  # a tensor: as a number it would have to be waited for
 
         def sink(layer: int, neurons: Tensor, gate: Tensor | None) -> None:
-            values[layer] = neurons[0].index_select(0, row)[0].float()
-            gates[layer] = values[layer] if gate is None else gate[0].index_select(0, row)[0].float()
+            at = row.to(neurons.device)
+            values[layer] = neurons[0].index_select(0, at)[0].float().to(backbone.device)
+            gates[layer] = (
+                values[layer] if gate is None else gate[0].index_select(0, at)[0].float().to(backbone.device)
+            )
 
         with capture(backbone, sink, gates=True):
             attached.forward(placed)
@@ -175,12 +185,16 @@ def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndar
     return stacked, torch.stack([gates[layer] > 0 for layer in order]).cpu().numpy()
 
 
+def _empty(classes: int, rows: int, neurons: int, layers: int, device: torch.device) -> Moments:
+    return Moments.zeros(classes, (layers, rows, neurons), device)
+
+
 def _stream(
     attached: Attached,
     probe: Probe,
     data: Encoded,
-    statistics: Moments | FireCounts,
-    parts: Sequence[tuple[np.ndarray, Moments | FireCounts]] = (),
+    statistics: Statistics,
+    parts: Sequence[tuple[np.ndarray, Statistics]] = (),
     *,
     compat: bool,
     token_budget: int,
@@ -188,33 +202,39 @@ def _stream(
     """One pass: the probed rows of every layer go into the statistics.
 
     Into those of each of ``parts``, the examples of its subtask alone, by side [K] (0, 1, or -1: left out).
-    Returns the sums of the readout rows by class, [K, D]. Nothing grows with the number of examples.
+    Returns the sums of the readout rows by class, [K, D]. Nothing grows with the number of examples. A batch
+    that does not fit is run in halves; the ledger sees to it that each layer takes in each example once.
     """
-    backbone = attached.backbone
+    backbone, ledger = attached.backbone, Ledger()
     groups = buckets(data, prompt_rows=attached.rows, token_budget=token_budget)
     if compat:
         groups = in_order(len(data), COMPAT_BATCH)
-    sums = statistics.counts.new_zeros(len(statistics.counts), backbone.readout_size)
-    now: list[tuple[Placed, Tensor, list[tuple[Moments | FireCounts, Tensor, Tensor]]]] = []
+    classes = len(statistics.parts[0].counts)
+    wide = wide_dtype(backbone.device)
+    sums = torch.zeros(classes, backbone.readout_size, dtype=wide, device=backbone.device)
+    now: list[tuple[Placed, Tensor, list[tuple[Statistics, Tensor, Tensor]]]] = []
+    deeds = 1 + len(parts)  # of a layer
 
     def sink(layer: int, values: Tensor, gate: Tensor | None) -> None:
         placed, labels, inside = now[0]
         picked = probe.pick(layer, values, placed)
-        statistics.add(layer, picked, labels)
-        for part, index, sides in inside:
+        ledger.once(layer * deeds, lambda: statistics.add(layer, picked, labels))
+        for number, (part, index, sides) in enumerate(inside, start=1):
             if len(index):
-                part.add(layer, picked[index], sides)
+                own = picked[index.to(picked.device)]
+                ledger.once(layer * deeds + number, partial(part.add, layer, own, sides))
+
+    def step(batch: Batch) -> None:
+        placed = attached.place(batch)
+        classes = data.labels[list(batch.index)]  # on the host: asked there, the device would be waited for
+        inside = [(part, *_inside(side, classes, batch.labels.device)) for side, part in parts]
+        now[:] = [(placed, batch.labels, inside)]
+        hidden = attached.forward(placed)
+        sums.add_(onehot(batch.labels, sums) @ hidden.to(sums.dtype))
 
     with torch.inference_mode(), capture(backbone, sink):
         for batch in batches(backbone, data, groups):
-            placed = attached.place(batch)
-            classes = data.labels[
-                list(batch.index)
-            ]  # on the host: asked there, the device would be waited for
-            inside = [(part, *_inside(sides, classes, batch.labels.device)) for sides, part in parts]
-            now[:] = [(placed, batch.labels, inside)]
-            hidden = attached.forward(placed)
-            sums += onehot(batch.labels, sums) @ hidden.to(sums.dtype)
+            backbone.fitting.run("extraction", batch, step, beside=attached.rows, ledger=ledger)
     return sums
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from transferscope.architectures import Architecture, Stack, get, resolve
 from transferscope.digests import tokenizer_digest, weights_digest
 from transferscope.errors import BackboneError, suggest
 from transferscope.fingerprints import fingerprint
+from transferscope.halving import Fitting
 from transferscope.heads import LMHead, head_of
 from transferscope.loading import (
     NO_HEAD,
@@ -35,6 +36,7 @@ from transferscope.loading import (
     refuse_random_weights,
 )
 from transferscope.masks import all_ones
+from transferscope.placement import DeviceMap, place_of, placing
 from transferscope.pruned import PrunedModel, inputs, is_pruned
 
 HEADS = ("verbalizer", "classifier")
@@ -64,6 +66,7 @@ class Backbone:
     name: str
     revision: str | None = None
     autocast: torch.dtype | None = None  # what matrix products are rounded to; None: the model's own dtype
+    fitting: Fitting = field(default_factory=Fitting)
 
     def at(self, autocast: torch.dtype | None) -> Backbone:
         """The same model in memory, its forward passes under autocast to this dtype (None: without)."""
@@ -93,7 +96,8 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        """Where the inputs go: to the embeddings. With a device map, layers may lie elsewhere."""
+        return place_of(self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -150,7 +154,7 @@ class Backbone:
         They are not in BART and Gemma, which multiply what they look up.
         """
         table = self.model.get_input_embeddings()
-        if type(table) is nn.Embedding:
+        if type(table) is nn.Embedding and not table.weight.is_meta:
             return table.weight.detach()
         return self.embed(torch.arange(len(table.weight), device=self.device)).detach()
 
@@ -233,7 +237,8 @@ class Backbone:
             decoder_embeds: encoder-decoder models only, [B, Td, E]; default the decoder's start token.
 
         Returns:
-            [B, T, D]; for an encoder-decoder model the decoder's, [B, Td, D]. D is `readout_size` here.
+            [B, T, D]; for an encoder-decoder model the decoder's, [B, Td, D]. D is `readout_size` here. On
+            the device of the inputs.
         """
         inputs_embeds = inputs_embeds.to(self.dtype)  # prompts are float32, the model need not be
         if self.architecture.kind == "encoder-decoder":
@@ -243,7 +248,8 @@ class Backbone:
         if token_type_ids is not None and self.uses_token_types:
             options["token_type_ids"] = token_type_ids
         with self.rounding():
-            return self.base(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options)[0]
+            hidden = self.base(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options)[0]
+        return hidden.to(self.device)
 
     def decoder_start(self, batch: int) -> Tensor:
         """The embedding of the token that decoding starts from, [batch, 1, E] (encoder-decoder models)."""
@@ -280,7 +286,7 @@ class Backbone:
             encoder_hidden_states=encoded,
             encoder_attention_mask=mask,
             use_cache=False,
-        )[0]
+        )[0].to(self.device)
 
     @cached_property
     def _head(self) -> LMHead:
@@ -330,6 +336,8 @@ def load_backbone(
     revision: str | None = None,
     attention: str = "sdpa",
     trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
+    max_memory: Mapping[Any, Any] | None = None,
 ) -> Backbone:
     """Load a model and its tokenizer from a folder or the Hugging Face hub, frozen and quietly.
 
@@ -339,6 +347,8 @@ def load_backbone(
         dtype: "float32", "bfloat16" or "float16".
         attention: "sdpa" (models that do not support it take "eager") or "eager".
         revision: branch, tag or commit on the hub. trust_remote_code: run code that a hub model brings.
+        device_map: "auto", "balanced" or a mapping of modules to devices, in place of a device: layers on
+            several devices, or offloaded ("cpu", "disk"); through accelerate. max_memory: by device.
 
     Raises:
         ArchitectureError: no row for its model type.
@@ -347,7 +357,8 @@ def load_backbone(
     _check("head", head, HEADS)
     _check("dtype", dtype, DTYPES)
     _check("attention", attention, ATTENTIONS)
-    place = choose_device(device)
+    spread = placing(device, device_map, max_memory)
+    place = None if spread else choose_device(device)
     name = os.fspath(name_or_path)
     source = find_source(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -357,7 +368,7 @@ def load_backbone(
         loader = getattr(transformers, _LM_CLASSES[row.kind] if head == "verbalizer" else "AutoModel")
         if attention == "eager":  # unsaid, transformers takes sdpa where the model supports it, else eager
             options["attn_implementation"] = attention
-        options |= {"dtype": DTYPES[dtype], "output_loading_info": True}
+        options |= {"dtype": DTYPES[dtype], "output_loading_info": True} | spread
         if is_pruned(source):
             model, info = PrunedModel.from_pretrained(source, auto=loader, **options)
         else:
@@ -372,7 +383,7 @@ def load_backbone(
     refuse_random_weights(name, model, set(info["missing_keys"]), fields.get("architectures") or [])
     refuse_empty_tokenizer(name, tokenizer)
     commit = getattr(model.config, "_commit_hash", None) or revision
-    return wrap(model.to(place), tokenizer, name, revision=commit)
+    return wrap(model if place is None else model.to(place), tokenizer, name, revision=commit)
 
 
 @contextmanager

@@ -43,16 +43,20 @@ class Picked:
             if layer in self._by_layer:
                 places, columns = self._by_layer[layer]
                 placed, into = now[0]
-                rows = self.probe.pick(layer, values, placed)[..., columns]  # [B, P', columns]
-                into[:, : rows.shape[1], places] = rows.float()
+                rows = self.probe.pick(layer, values, placed)[..., columns.to(values.device)]
+                into[:, : rows.shape[1], places] = rows.float().to(into.device)  # [B, P', columns]
 
+        def step(batch: Batch) -> tuple[Batch, Tensor]:
+            placed = self.attached.place(batch)
+            into = torch.zeros(len(batch.labels), self.probe.rows, len(self.neurons), device=self.device)
+            now[:] = [(placed, into)]
+            self.attached.forward(placed)
+            return batch, into
+
+        fitting, beside = self.attached.backbone.fitting, self.attached.rows
         with torch.inference_mode(), capture(self.attached.backbone, sink):
             for batch in data.batches:
-                placed = self.attached.place(batch)
-                into = torch.zeros(len(batch.labels), self.probe.rows, len(self.neurons), device=self.device)
-                now[:] = [(placed, into)]
-                self.attached.forward(placed)
-                yield batch, into
+                yield from fitting.run("extraction", batch, step, beside=beside)
 
 
 def baselines(picked: Picked, signature: np.ndarray, subtasks: int) -> Floats:

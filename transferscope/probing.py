@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from transferscope import attachment
 from transferscope.attachment import Attached
@@ -24,6 +25,7 @@ from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone
 from transferscope.prompts import SoftPrompt
 from transferscope.tasks import Example, Task, stratified
+from transferscope.templates import Batch
 
 EXAMPLES = 2000
 FOLDS = 5
@@ -113,8 +115,15 @@ class LinearProbe:
 
 def features(attached: Attached, data: Prepared) -> np.ndarray:
     """The last hidden states at the readout row under a prompt, float32 [S, D], in the order of the split."""
+    fitting, beside = attached.backbone.fitting, attached.rows
+
+    def read(batch: Batch) -> Tensor:
+        return attached.forward(attached.place(batch)).float()
+
     with torch.inference_mode():
-        rows = [attached.forward(attached.place(batch)).float() for batch in data.batches]
+        rows = [
+            one for batch in data.batches for one in fitting.run("evaluation", batch, read, beside=beside)
+        ]
         found = torch.cat(rows).cpu().numpy()
     ordered = np.empty_like(found)
     ordered[np.concatenate(data.groups)] = found

@@ -31,6 +31,10 @@ class ModelSettings(Strict):
     dtype: str = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"
     trust_remote_code: bool = False
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, int | str] | None = (
+        None
+    )
+    max_memory: dict[int | str, int | str] | None = None
     # Of accuracy and tuning, not of the model: what was made in it says so itself, so no dump has it.
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", exclude=True)
 

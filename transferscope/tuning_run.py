@@ -27,6 +27,7 @@ from transferscope.prompts import Head
 from transferscope.readouts import AnyReadout, head_words, readout_for
 from transferscope.settings import TuningSettings
 from transferscope.tasks import Task
+from transferscope.templates import Batch
 
 STATE = "tuning-state.safetensors"
 Progress = Callable[[int, int, str], None]
@@ -206,7 +207,9 @@ class TuningRun:
         self.begin_step()
         for _ in range(self.settings.accumulate):
             batch = collate(self.backbone, self.setup.fit, next(self.order))
-            (self.readout.loss(self.attached, batch) / self.settings.accumulate).backward()
+            self.backbone.fitting.backward(
+                "tuning", batch, self._loss, self.parameters, beside=self.attached.rows
+            )
         self.end_step()
 
     def begin_step(self) -> None:
@@ -221,6 +224,9 @@ class TuningRun:
         torch.nn.utils.clip_grad_norm_(self.tuned, self.settings.clip)
         self.optimizer.step()
         self.step += 1
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return self.readout.loss(self.attached, batch) / self.settings.accumulate
 
     def _schedule(self, step: int) -> float:
         """Linear warm-up, then linear decay to zero."""

@@ -58,7 +58,10 @@ class Workspace:
             revision=model.revision,
             attention=model.attention,
             trust_remote_code=model.trust_remote_code,
+            device_map=model.device_map,
+            max_memory=model.max_memory,
         )
+        loaded.fitting.report = self.report
         # Under the name that the study gives it: artefacts do not tell where on this machine the study lies.
         return replace(loaded, name=model.name)
 
