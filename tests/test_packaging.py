@@ -156,6 +156,8 @@ def test_all_is_everything_but_dev(setup_cfg: configparser.ConfigParser) -> None
         "ray",
         "remote",
         "many",
+        "big",
+        "quantized",
         "dev",
         "all",
     } == set(extras)

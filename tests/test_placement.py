@@ -1,7 +1,7 @@
 """Models in shards, on several devices, and offloaded: the same numbers, each statistic where its layer is.
 
-There is one device here. What several would do is shown with weights offloaded to the disk by accelerate, which
-go through the same hooks, and with groups of layers that are kept apart on one device.
+There is one device here. What several would do is shown with weights offloaded to the disk by accelerate,
+which go through the same hooks, and with groups of layers that are kept apart on one device.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from transferscope.placement import named_tensors
+from transferscope.quantization import kind_of, stored_tensors
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -17,10 +18,12 @@ def weights_digest(model: nn.Module) -> str:
 
     The bits of each parameter are read as integers and summed along rows and along columns, modulo
     2**64. Integer sums do not depend on their order, hence neither on the device. Poolers are left out: they
-    are not used here, and transformers fills one with random numbers where a checkpoint has none.
+    are not used here, and transformers fills one with random numbers where a checkpoint has none. Of a
+    quantised model the scales and tables count too.
     """
     digest = hashlib.sha256()
-    for name, parameter in named_tensors(model):
+    quantised = kind_of(model) is not None
+    for name, parameter in stored_tensors(model) if quantised else named_tensors(model):
         if "pooler" in name.split("."):
             continue
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,12 @@ from transformers.utils import logging as hf_logging
 from transferscope.errors import BackboneError, suggest
 
 NO_HEAD = "{name!r} has no language-model head; use head: classifier"
+
+
+def check(what: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises BackboneError for an option's value that is not allowed."""
+    if value not in allowed:
+        raise BackboneError(f"{what} is {value!r}. {suggest(str(value), allowed)}")
 
 
 def choose_device(name: str) -> torch.device:

@@ -33,6 +33,7 @@ from transferscope.errors import BackboneError, TaskError
 from transferscope.halving import Ledger
 from transferscope.layer_devices import ByDevice, layer_devices
 from transferscope.models import Backbone, attention, wrap
+from transferscope.quantization import refuse_predictivity
 from transferscope.task_spec import Subtask, subtask_problem
 from transferscope.templates import Batch, Placed
 
@@ -113,6 +114,7 @@ def measure(
     balanced: bool | None = None,
     token_budget: int = 8192,
     subtasks: Sequence[Subtask] = (),
+    quantized: bool = False,
 ) -> NeuronMeasurement:
     """Measure the neurons under an attached prompt: one pass over train, one over dev, one empty text.
 
@@ -123,10 +125,12 @@ def measure(
     ``balanced`` scores subtasks by balanced accuracy; None: where there are more than two classes, so that
     the many examples of "the rest" do not make a silent neuron look predictive. The two sides of a given
     subtask then count alike in its baseline, too: the published code keeps equally many examples of each
-    side, and we keep all and weigh them. Raises TaskError for unusable examples or subtasks.
+    side, and we keep all and weigh them. ``quantized``: also of a model with 4-bit weights. Raises TaskError
+    for unusable examples or subtasks, SignatureError for a quantised model.
     """
     backbone, probe = attached.backbone, Probe.of(attached)
     _refuse_autocast(backbone)
+    refuse_predictivity(backbone.name, backbone.quantization, quantized)
     classes = _classes(train, dev)
     if problem := subtask_problem(subtasks, classes):
         raise TaskError(problem)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from transferscope.adjustments import adjust
 from transferscope.architectures import Architecture, Stack, get, resolve
 from transferscope.digests import tokenizer_digest, weights_digest
-from transferscope.errors import BackboneError, suggest
+from transferscope.errors import BackboneError
 from transferscope.fingerprints import fingerprint
 from transferscope.halving import Fitting
 from transferscope.heads import LMHead, head_of
 from transferscope.loading import (
     NO_HEAD,
     ask,
+    check,
     choose_device,
     find_source,
     first_line,
@@ -38,6 +39,7 @@ from transferscope.loading import (
 from transferscope.masks import all_ones
 from transferscope.placement import DeviceMap, place_of, placing
 from transferscope.pruned import PrunedModel, inputs, is_pruned
+from transferscope.quantization import keep_layout, kind_of, quantizing
 
 HEADS = ("verbalizer", "classifier")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -102,6 +104,11 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def quantization(self) -> str | None:
+        """How the weights are quantised ("8bit", "4bit", another method), if they are."""
+        return kind_of(self.model)
 
     @property
     def has_lm_head(self) -> bool:
@@ -320,6 +327,7 @@ def wrap(
     for module in model.modules():
         if getattr(module, "chunk_size_feed_forward", 0):
             module.chunk_size_feed_forward = 0  # saves memory only, and a hook would see pieces of the rows
+    keep_layout(model)
     if architecture.adjust is not None:
         adjust(model.base_model, architecture.adjust)
     backbone = Backbone(model, tokenizer, architecture, name, revision)
@@ -338,6 +346,7 @@ def load_backbone(
     trust_remote_code: bool = False,
     device_map: DeviceMap | None = None,
     max_memory: Mapping[Any, Any] | None = None,
+    quantization: str | None = None,
 ) -> Backbone:
     """Load a model and its tokenizer from a folder or the Hugging Face hub, frozen and quietly.
 
@@ -349,14 +358,15 @@ def load_backbone(
         revision: branch, tag or commit on the hub. trust_remote_code: run code that a hub model brings.
         device_map: "auto", "balanced" or a mapping of modules to devices, in place of a device: layers on
             several devices, or offloaded ("cpu", "disk"); through accelerate. max_memory: by device.
+        quantization: "8bit" or "4bit", through bitsandbytes; see `transferscope.quantization`.
 
     Raises:
         ArchitectureError: no row for its model type.
         BackboneError: not found, no language-model head, incomplete weights, no such device or option.
     """
-    _check("head", head, HEADS)
-    _check("dtype", dtype, DTYPES)
-    _check("attention", attention, ATTENTIONS)
+    check("head", head, HEADS)
+    check("dtype", dtype, DTYPES)
+    check("attention", attention, ATTENTIONS)
     spread = placing(device, device_map, max_memory)
     place = None if spread else choose_device(device)
     name = os.fspath(name_or_path)
@@ -369,6 +379,7 @@ def load_backbone(
         if attention == "eager":  # unsaid, transformers takes sdpa where the model supports it, else eager
             options["attn_implementation"] = attention
         options |= {"dtype": DTYPES[dtype], "output_loading_info": True} | spread
+        options |= quantizing(quantization, DTYPES[dtype], place)
         if is_pruned(source):
             model, info = PrunedModel.from_pretrained(source, auto=loader, **options)
         else:
@@ -383,7 +394,8 @@ def load_backbone(
     refuse_random_weights(name, model, set(info["missing_keys"]), fields.get("architectures") or [])
     refuse_empty_tokenizer(name, tokenizer)
     commit = getattr(model.config, "_commit_hash", None) or revision
-    return wrap(model if place is None else model.to(place), tokenizer, name, revision=commit)
+    placed = model if place is None or quantization else model.to(place)
+    return wrap(placed, tokenizer, name, revision=commit)
 
 
 @contextmanager
@@ -409,8 +421,3 @@ def attention(model: Any, implementation: str) -> Iterator[None]:
     finally:
         if model.config._attn_implementation != before:
             model.set_attn_implementation(before)
-
-
-def _check(what: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
-        raise BackboneError(f"{what} is {value!r}. {suggest(str(value), allowed)}")

@@ -25,14 +25,15 @@ from transferscope.comparison import IndicatorMatrix, Material
 from transferscope.correlation import CorrelationReport
 from transferscope.errors import InputError, StudyError, suggest
 from transferscope.evidence import Evidence, Known, evidence_of
-from transferscope.exporters import Table, tabular
 from transferscope.initialisation import InitComparison
 from transferscope.ordering import Ranking
 from transferscope.prompts import RECORD, SoftPrompt, find_prompts, load_prompt
+from transferscope.quantization import refusal
 from transferscope.settings import RESERVED, read_settings
 from transferscope.signatures import (
     Signature,
     extract,
+    extract_refused,
     extract_without_data,
     load_signature,
     save_signature,
@@ -314,21 +315,26 @@ class Pipeline(Workspace):
         """Whether `run` measures: the study says so, and some task has data to measure on."""
         return self.settings.measure and bool(self.with_data)
 
-    def _extracted(self, name: str, prompts: Sequence[SoftPrompt]) -> Signature:
-        file, settings = self.study.signature_file(name), self.settings
+    def signature_inputs(self, name: str, prompts: Sequence[SoftPrompt]) -> dict[str, Any]:
+        """What a task's signature is made from: it is current as long as this is the same."""
+        settings = self.settings
         inputs: dict[str, Any] = {
             "model": self.model_fingerprint,
             "prompts": [prompt.fingerprint for prompt in prompts],
         }
-        has_data = settings.tasks[name].has_data
-        if has_data:
+        if settings.tasks[name].has_data:
             inputs["task"] = self.task(name).fingerprint
             inputs["max_length"] = settings.max_length
-            inputs["signatures"] = settings.signatures.model_dump()
+            how = settings.signatures.model_dump()
+            inputs["signatures"] = {key: value for key, value in how.items() if value or key != "quantized"}
             if self.task(name).subtasks:  # else one-vs-rest, as before there was a choice
                 inputs["subtasks"] = [
                     [one["positive"], one["negative"]] for one in subtask_rows(self.task(name))
                 ]
+        return inputs
+
+    def _extracted(self, name: str, prompts: Sequence[SoftPrompt]) -> Signature:
+        file, inputs = self.study.signature_file(name), self.signature_inputs(name, prompts)
         if file.is_file():
             signature = load_signature(file)
             changed = store.stale_reason(self._inputs(signature), inputs)
@@ -337,7 +343,7 @@ class Pipeline(Workspace):
             self.report(f"extracting {name} again: {'; '.join(changed)}")
         signature = (
             self._extracted_with_data(name, prompts)
-            if has_data
+            if self.settings.tasks[name].has_data
             else extract_without_data(self.backbone, name, prompts)
         )
         if name in self.types:
@@ -350,6 +356,10 @@ class Pipeline(Workspace):
 
     def _extracted_with_data(self, name: str, prompts: Sequence[SoftPrompt]) -> Signature:
         settings = self.settings
+        quantized = settings.signatures.quantized
+        if refused := refusal(settings.model.name, self.backbone.quantization, quantized):
+            self.report(f"  {name}: {refused}")  # the study goes on with what the prompts alone do
+            return extract_refused(self.backbone, self.task(name), prompts, refused)
         return extract(
             self.backbone,
             self.task(name),
@@ -358,6 +368,7 @@ class Pipeline(Workspace):
             compat=settings.signatures.compat,
             balanced=settings.signatures.balanced,
             token_budget=self.token_budget,
+            quantized=quantized,
             progress=lambda done, total, text: self.progress("extract", done, total, text),
         )
 
@@ -369,29 +380,3 @@ class Pipeline(Workspace):
         wanted = protocol or measuring.default_protocol(self)
         matrices = transfer.from_rows(cells.read_table(self.study))
         return next((matrix for matrix in matrices if matrix.protocol == wanted), None)
-
-
-def _tables(summary: StudySummary) -> list[Table]:
-    columns = (
-        "task",
-        "type",
-        "metric",
-        "seeds",
-        "own prompt",
-        "sd",
-        "majority class",
-        "first source",
-        "others tied",
-    )
-    rows = tuple(
-        (t.task, t.type, t.metric, t.seeds, t.score, t.spread, t.majority, t.source, t.ties)
-        for t in summary.tasks
-    )
-    notes = [f"study {summary.folder}, model {summary.model}; scores on dev, which tuning never saw"]
-    if weak := [t.task for t in summary.tasks if t.weak]:
-        notes.append(f"{ranking.WEAK}: {', '.join(weak)}")
-    notes += precision.warnings({t.task: t.flip_rate for t in summary.tasks})
-    return [Table(columns, rows, "Tasks, their prompts, and the source ranked first", tuple(notes))]
-
-
-tabular(StudySummary, _tables)

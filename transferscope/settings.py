@@ -35,6 +35,7 @@ class ModelSettings(Strict):
         None
     )
     max_memory: dict[int | str, int | str] | None = None
+    quantization: Literal["8bit", "4bit"] | None = None
     # Of accuracy and tuning, not of the model: what was made in it says so itself, so no dump has it.
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", exclude=True)
 
@@ -76,6 +77,7 @@ class SignatureSettings(Strict):
 
     compat: bool = False
     balanced: bool | None = None
+    quantized: bool = False
 
 
 class FeatureSettings(Strict):
@@ -142,6 +144,15 @@ class StudySettings(Strict):
                     "are the controls beside the sources"
                 )
         return {str(name): parse_spec(str(name), spec) for name, spec in value.items()}
+
+    @model_validator(mode="after")
+    def _of_a_text_alone(self) -> StudySettings:
+        if self.signatures.quantized and self.model.quantization == "8bit":
+            raise ValueError(
+                "signatures.quantized is for quantization: 4bit; in 8 bits a text's activations depend on "
+                "the other texts of its batch, and predictivity means nothing"
+            )
+        return self
 
     @field_validator("seeds", mode="before")
     @classmethod

@@ -24,6 +24,7 @@ __all__ = [
     "NeuronMeasurement",
     "Signature",
     "extract",
+    "extract_refused",
     "extract_without_data",
     "load_signature",
     "measure",
@@ -61,7 +62,7 @@ class Signature:
     def subtask_predictivity(self) -> np.ndarray:
         """Predictivity [C, L, N] of each subtask: the mean over trials where it is defined (NaN: in none)."""
         if self.predictivity is None:
-            reason = "extract it with the task's data"
+            reason = str(self.provenance.get("without") or "extract it with the task's data")
             if self.provenance.get("kind") == "generation":
                 reason = f"{self.task!r} is a generation task, which has no classes"
             raise SignatureError(f"the signature of {self.task!r} has no predictivity: {reason}")
@@ -86,6 +87,7 @@ def extract(
     compat: bool = False,
     balanced: bool | None = None,
     token_budget: int = 8192,
+    quantized: bool = False,
     progress: Any = None,
 ) -> Signature:
     """The signature of a task over R trials: each of its prompts measured on the task's train and dev splits.
@@ -93,7 +95,8 @@ def extract(
     The splits are tokenised once. Of a model that was loaded in bfloat16 or float16, the provenance has what
     share of the comparisons that flips under the first prompt (`precision.flip_rate`). A generation task has
     no classes: its signature is that of its prompts alone, without predictivity, baseline and features.
-    Raises SignatureError where the prompts differ in shape or template.
+    ``quantized``: also of a model with 4-bit weights. Raises SignatureError where the prompts differ in shape
+    or template, or the model is quantised.
     """
     _check_trials(task.name, prompts)
     if task.kind == "generation":
@@ -105,6 +108,7 @@ def extract(
     dev = encode(backbone, task.dev, prompt_rows=rows, max_length=max_length)
     found: list[NeuronMeasurement] = []
     how: dict[str, Any] = {"compat": compat, "balanced": balanced, "token_budget": token_budget}
+    how["quantized"] = quantized
     for attached in attachments:
         found.append(measure(attached, train, dev, subtasks=task.subtasks, **how))
         if progress is not None:
@@ -172,6 +176,12 @@ def extract_without_data(backbone: Backbone, name: str, prompts: Sequence[SoftPr
             "scores": [prompt.provenance.get("scores", {}) for prompt in prompts],
         },
     )
+
+
+def extract_refused(backbone: Backbone, task: Task, prompts: Sequence[SoftPrompt], reason: str) -> Signature:
+    """The signature of a task's prompts alone, where predictivity is refused; the provenance says why."""
+    alone = extract_without_data(backbone, task.name, prompts)
+    return replace(alone, provenance=_provenance(backbone, task, prompts) | {"without": reason})
 
 
 ARRAYS = ("prompts", "stimulation", "active", "predictivity", "baseline", "features")

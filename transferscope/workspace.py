@@ -60,6 +60,7 @@ class Workspace:
             trust_remote_code=model.trust_remote_code,
             device_map=model.device_map,
             max_memory=model.max_memory,
+            quantization=model.quantization,
         )
         loaded.fitting.report = self.report
         # Under the name that the study gives it: artefacts do not tell where on this machine the study lies.
@@ -195,11 +196,7 @@ class Workspace:
         was tuned now.
         """
         study, chosen = self.settings, settings or self.settings.tuning
-        inputs = {
-            **self._made_from(task, chosen),
-            **({"init_from": init_from.fingerprint} if init_from is not None else {}),
-            **(extra or {}),
-        }
+        inputs = self.prompt_inputs(task, chosen, init_from, extra)
         if (folder / RECORD).is_file():
             prompt = load_prompt(folder)
             stored = prompt.provenance.get("inputs") or {}
@@ -224,21 +221,28 @@ class Workspace:
         self._save(prompt, folder, inputs | safe_precision.made_in(backbone))
         return prompt, True
 
-    def _made_from(self, task: Task, tuning: TuningSettings) -> dict[str, Any]:
-        """What a prompt of a task is made from, by which it goes stale."""
-        study = self.settings
-        return {
-            "model": self.model_fingerprint,
-            "task": task.fingerprint,
-            "template": study.template,
-            "head": study.head,
-            "max_length": study.max_length,
-            "tuning": tuning.model_dump(),
-        }
-
     def _save(self, prompt: SoftPrompt, folder: Path, inputs: Mapping[str, Any]) -> None:
         prompt.provenance["inputs"] = inputs  # type: ignore[index]
         save_prompt(prompt, folder, model=self.settings.model.name, kind=self.backbone.architecture.kind)
+
+    def prompt_inputs(
+        self,
+        task: Task,
+        settings: TuningSettings,
+        init_from: SoftPrompt | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """What a tuned prompt is made from: it is current as long as this is the same."""
+        return {
+            "model": self.model_fingerprint,
+            "task": task.fingerprint,
+            "template": self.settings.template,
+            "head": self.settings.head,
+            "max_length": self.settings.max_length,
+            "tuning": settings.model_dump(),
+            **({"init_from": init_from.fingerprint} if init_from is not None else {}),
+            **(extra or {}),
+        }
 
     def _tuned(self, name: str, seed: int, progress: Callable[[int, int, str], None]) -> SoftPrompt:
         folder, task = self.study.prompt_folder(name, seed), self.task(name)
@@ -256,7 +260,7 @@ class Workspace:
         if chosen is False or len(study.seeds) < 2:
             return
         task = self.task(name)
-        inputs = self._made_from(task, study.tuning)
+        inputs = self.prompt_inputs(task, study.tuning)
         changed = {seed: self._changed(name, seed, inputs) for seed in study.seeds}
         seeds = [seed for seed, lines in changed.items() if lines is None or lines]
         if len(seeds) < 2 or (chosen == "auto" and self.backbone.device.type != "cuda"):
