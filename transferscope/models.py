@@ -45,7 +45,7 @@ HEADS = ("verbalizer", "classifier")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTIONS = ("sdpa", "eager")
 
-_LM_CLASSES = {
+LM_CLASSES = {
     "encoder": "AutoModelForMaskedLM",
     "decoder": "AutoModelForCausalLM",
     "encoder-decoder": "AutoModelForSeq2SeqLM",
@@ -375,7 +375,7 @@ def load_backbone(
     with quiet():
         fields, _ = ask(name, transformers.PreTrainedConfig.get_config_dict, source, revision=revision)
         row = get(fields.get("model_type") or "(none in config.json)")
-        loader = getattr(transformers, _LM_CLASSES[row.kind] if head == "verbalizer" else "AutoModel")
+        loader = getattr(transformers, LM_CLASSES[row.kind] if head == "verbalizer" else "AutoModel")
         if attention == "eager":  # unsaid, transformers takes sdpa where the model supports it, else eager
             options["attn_implementation"] = attention
         options |= {"dtype": DTYPES[dtype], "output_loading_info": True} | spread

@@ -75,7 +75,7 @@ class LinearProbe:
             )
         self.backbone, self.target, self.probe = backbone, target, probe
         self.max_length, self.token_budget = max_length, token_budget
-        self._train = _sample(target.train, examples)
+        self._train = sample_of_train(target.train, examples)
         self._prepared: dict[tuple[int | None, int], tuple[Prepared, Prepared]] = {}
 
     def score(self, prompt: SoftPrompt) -> Evaluation:
@@ -130,7 +130,8 @@ def features(attached: Attached, data: Prepared) -> np.ndarray:
     return ordered
 
 
-def _sample(examples: tuple[Example, ...], most: int) -> tuple[Example, ...]:
+def sample_of_train(examples: tuple[Example, ...], most: int) -> tuple[Example, ...]:
+    """At most so many examples of a train split, drawn by class."""
     if len(examples) <= most:
         return examples
     labels = np.array([example.label for example in examples])

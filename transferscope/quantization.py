@@ -14,11 +14,11 @@ from transferscope.errors import BackboneError, SignatureError, suggest
 KINDS = ("8bit", "4bit")
 _PACKING = "support_avx512bf16_for_cpu"  # of bitsandbytes' Linear4bit
 
-# In 8 bits the columns of a product are treated by what the whole batch has in them (LLM.int8: outliers stay in
-# 16 bits), so a text's activations depend on the texts beside it.
+# In 8 bits the columns of a product are treated by what the whole batch has in them (LLM.int8: outliers stay
+# in 16 bits), so a text's activations depend on the texts beside it.
 _OF_THE_BATCH = (
-    "its 8-bit products depend on all texts of a batch (outlier columns), so a text has no activations of its "
-    "own to compare with a threshold. Prompts can be tuned, measured and compared by what needs no "
+    "its 8-bit products depend on all texts of a batch (outlier columns), so a text has no activations of "
+    "its own to compare with a threshold. Prompts can be tuned, measured and compared by what needs no "
     "predictivity; for predictivity load it without quantization, or with quantization: 4bit and signatures: "
     "{quantized: true}"
 )
@@ -30,7 +30,7 @@ _OF_ANOTHER = (
 
 
 def quantizing(kind: str | None, dtype: Any, place: Any) -> dict[str, Any]:
-    """The options of `from_pretrained` for a kind of KINDS (None: none); ``place`` where no device map is given.
+    """The options of `from_pretrained` for a kind of KINDS (None: none); ``place``: the one device, if any.
 
     Raises:
         BackboneError: an unknown kind, or no bitsandbytes.
@@ -79,7 +79,7 @@ def keep_layout(model: nn.Module) -> None:
 
 
 def stored_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What a quantised model is, by name: packed weights, their scales and tables, and what is not quantised."""
+    """What a quantised model is, by name: packed weights, scales and tables, and what is not quantised."""
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor) and name not in tied:

@@ -123,7 +123,7 @@ def controls(
     backbone: Backbone, prompts: Mapping[str, Sequence[SoftPrompt]], *, draws: int = DRAWS
 ) -> dict[str, list[SoftPrompt]]:
     """No prompt, and random ones, in the shape and template that most of the source prompts have."""
-    rows, template = _usual_shape(prompts)
+    rows, template = usual_shape(prompts)
     nothing = SoftPrompt(np.zeros((0, backbone.embedding_size), np.float32), NONE, 0, template)
     return {NONE: [nothing], RANDOM: random_prompts(backbone, rows, template=template, draws=draws)}
 
@@ -132,12 +132,13 @@ def control_recipes(
     prompts: Mapping[str, Sequence[SoftPrompt]], draws: int = DRAWS
 ) -> dict[tuple[str, int], str]:
     """What `controls` makes, by (name, seed), in words that with the model say all: no model is needed."""
-    rows, template = _usual_shape(prompts)
+    rows, template = usual_shape(prompts)
     made = {(NONE, 0): f"none, {template}"}
     return made | {(RANDOM, draw): f"random, {rows} rows, {template}" for draw in range(draws)}
 
 
-def _usual_shape(prompts: Mapping[str, Sequence[SoftPrompt]]) -> tuple[int, str]:
+def usual_shape(prompts: Mapping[str, Sequence[SoftPrompt]]) -> tuple[int, str]:
+    """Rows P' and template that most of these prompts have. Raises InputError where there are none."""
     shapes = [(len(prompt.rows), prompt.template) for several in prompts.values() for prompt in several]
     if not shapes:
         raise InputError("nothing to measure: no source prompts, or no target tasks")

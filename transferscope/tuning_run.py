@@ -128,6 +128,21 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, n
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
+def batch_order(lengths: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
+    """Batches without end, a function of the seed alone: a resumed run sees what it would have seen."""
+    epoch = 0
+    while True:
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(lengths))
+        for start in range(0, len(order), CHUNK * size):
+            chunk = order[start : start + CHUNK * size]
+            chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
+            groups = [chunk[i : i + size] for i in range(0, len(chunk), size)]
+            for place in rng.permutation(len(groups)):
+                yield groups[place]
+        epoch += 1
+
+
 class TuningRun:
     """One tuning: the parameters, their optimiser, the step, and the best so far.
 
@@ -157,7 +172,7 @@ class TuningRun:
         self.best: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
         self.best_score, self.best_loss, self.best_step, self.misses = -math.inf, math.inf, 0, 0
         self.curve: list[tuple[int, float, float | None]] = []
-        self.order = self._batches()
+        self.order = batch_order(setup.fit.lengths, settings.batch_size, seed)
 
     def _head(self, layer: Head | None) -> tuple[AnyReadout, list[Tensor]]:
         if self.setup.readout is not None:
@@ -187,20 +202,6 @@ class TuningRun:
     @property
     def best_text(self) -> str:
         return "" if self.best_score == -math.inf else f"{self.setup.metric} {self.best_score:.3f}"
-
-    def _batches(self) -> Iterator[np.ndarray]:
-        """Batches without end, a function of the seed alone: a resumed run sees what it would have seen."""
-        lengths, size, epoch = self.setup.fit.lengths, self.settings.batch_size, 0
-        while True:
-            rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(len(lengths))
-            for start in range(0, len(order), CHUNK * size):
-                chunk = order[start : start + CHUNK * size]
-                chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
-                groups = [chunk[i : i + size] for i in range(0, len(chunk), size)]
-                for place in rng.permutation(len(groups)):
-                    yield groups[place]
-            epoch += 1
 
     def step_once(self) -> None:
         """One update of what is tuned (and the classifier), over ``accumulate`` batches."""

@@ -51,7 +51,7 @@ class Workspace:
         model = self.settings.model
         self.report(f"loading {model.name}")
         loaded = load_backbone(
-            self._model_name,
+            self.model_name,
             head=self.settings.head,
             device=model.device,
             dtype=model.dtype,
@@ -98,21 +98,32 @@ class Workspace:
         What is remembered holds for these settings and, of a local folder, for files of this size and time. A
         hub model without a revision counts as unchanged.
         """
-        file, folder = self.study.path("backbone.json"), Path(self._model_name)
+        if (known := self.remembered_fingerprint) is not None:
+            return known
+        record = {"key": self._fingerprint_key, "fingerprint": self.backbone.fingerprint}
+        store.write_json(self.study.path("backbone.json"), record, versioned=True)
+        return self.backbone.fingerprint
+
+    @property
+    def remembered_fingerprint(self) -> str | None:
+        """The backbone's fingerprint as far as it is known without the model."""
+        file = self.study.path("backbone.json")
+        known = store.read_json(file) if file.is_file() else {}
+        same = known.get("key") == store.json_ready(self._fingerprint_key)
+        return str(known["fingerprint"]) if same else None
+
+    @property
+    def _fingerprint_key(self) -> dict[str, Any]:
+        folder = Path(self.model_name)
         files = sorted(folder.iterdir()) if folder.is_dir() else []
-        key = {
+        return {
             "model": self.settings.model.model_dump(),
             "head": self.settings.head,
             "files": {entry.name: [entry.stat().st_size, entry.stat().st_mtime_ns] for entry in files},
         }
-        known = store.read_json(file) if file.is_file() else {}
-        if known.get("key") == store.json_ready(key):
-            return str(known["fingerprint"])
-        store.write_json(file, {"key": key, "fingerprint": self.backbone.fingerprint}, versioned=True)
-        return self.backbone.fingerprint
 
     @property
-    def _model_name(self) -> str:
+    def model_name(self) -> str:
         """The model's folder, relative to the study where it is there, or its hub id."""
         local = self.study.folder / self.settings.model.name
         return str(local) if (local / "config.json").is_file() else self.settings.model.name

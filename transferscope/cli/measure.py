@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from transferscope.cli.options import emit, open_study, output_options, plot_option, study_option
+from transferscope.cli.options import (
+    dry_run_option,
+    emit,
+    emit_plan,
+    open_study,
+    output_options,
+    plot_option,
+    study_option,
+)
 
 
 @click.command("measure")
@@ -25,6 +33,7 @@ from transferscope.cli.options import emit, open_study, output_options, plot_opt
     "--learning-rate", "rates", multiple=True, type=click.FloatRange(0, min_open=True),
     help="init: try this one (can be repeated).",
 )  # fmt: skip
+@dry_run_option
 @output_options
 @plot_option
 def command(
@@ -34,6 +43,7 @@ def command(
     sources: tuple[str, ...],
     shots: tuple[int, ...],
     rates: tuple[float, ...],
+    dry_run: bool,
     format_: str,
     output: Path | None,
 ) -> None:
@@ -45,11 +55,17 @@ def command(
 
     \b
     transferscope measure --study my-study
+    transferscope measure --study my-study --dry-run
     transferscope measure --study my-study --target sst2 --format csv
     transferscope measure --study my-study --protocol init --target sst2 --source imdb --shots 64
     """
     if (shots or rates) and protocol != "init":
         raise click.UsageError("--shots and --learning-rate go with --protocol init")
+    if dry_run:
+        if protocol or targets or sources:
+            raise click.UsageError("--dry-run plans the study's whole table: give --study alone")
+        emit_plan(study, ("tune", "measure"), format_, output)
+        return
     pipeline = open_study(study)
     if protocol == "init":
         if not targets:

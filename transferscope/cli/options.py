@@ -35,6 +35,28 @@ def study_option(required: bool = True) -> Callable[[F], F]:
     return click.option("--study", type=path, required=required, help="A study folder or its study.yaml.")
 
 
+def dry_run_option(function: F) -> F:
+    """--dry-run: for each command that runs stages of a study."""
+    return click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Only print what it would cost: forward passes, time and memory.",
+    )(function)
+
+
+def emit_plan(
+    study: Path,
+    stages: Sequence[str],
+    format_: str,
+    output: Path | None,
+    tasks: Sequence[str] = (),
+) -> None:
+    """The plan of these stages of a study (of these tasks, or all), in place of running them."""
+    from transferscope.planning import plan
+
+    emit(plan(open_study(study), stages=stages, tasks=tasks), format_, output)
+
+
 def plot_option(function: F) -> F:
     """--plot and --plot-kind: for each command whose record has a plot; `emit` draws it."""
     function = click.option(

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from transferscope.cli.options import emit, open_study, output_options
+from transferscope.cli.options import dry_run_option, emit, emit_plan, open_study, output_options
 
 
 @click.command("run")
 @click.argument("study", type=click.Path(path_type=Path))
+@dry_run_option
 @output_options
-def command(study: Path, format_: str, output: Path | None) -> None:
+def command(study: Path, dry_run: bool, format_: str, output: Path | None) -> None:
     """Do what is missing of a study, from tuning to ranking, and sum it up.
 
     STUDY is a study folder or its study.yaml. Finished stages are left alone; an interrupted one
@@ -20,5 +21,9 @@ def command(study: Path, format_: str, output: Path | None) -> None:
 
     \b
     transferscope run my-study
+    transferscope run my-study --dry-run
     """
+    if dry_run:
+        emit_plan(study, ("tune", "extract", "measure"), format_, output)
+        return
     emit(open_study(study).run(), format_, output)

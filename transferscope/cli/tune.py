@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from transferscope.cli.messages import report
-from transferscope.cli.options import emit, open_study, output_options, study_option
+from transferscope.cli.options import (
+    dry_run_option,
+    emit,
+    emit_plan,
+    open_study,
+    output_options,
+    study_option,
+)
 
 
 @click.command("tune")
@@ -25,6 +32,7 @@ from transferscope.cli.options import emit, open_study, output_options, study_op
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="With --init-from: save the best there."
 )
+@dry_run_option
 @output_options
 def command(
     tasks: tuple[str, ...],
@@ -33,6 +41,7 @@ def command(
     shots: int | None,
     rates: tuple[float, ...],
     out: Path | None,
+    dry_run: bool,
     format_: str,
     output: Path | None,
 ) -> None:
@@ -45,9 +54,14 @@ def command(
 
     \b
     transferscope tune --study my-study
-    transferscope tune sst2 mnli --study my-study
+    transferscope tune sst2 mnli --study my-study --dry-run
     transferscope tune sst2 --study my-study --init-from best --out sst2-prompt
     """
+    if dry_run:
+        if source is not None:
+            raise click.UsageError("--dry-run plans the study's own tuning: not with --init-from")
+        emit_plan(study, ("tune",), format_, output, tasks)
+        return
     pipeline = open_study(study)
     if source is None:
         if shots or rates or out or output:
