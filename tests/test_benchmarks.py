@@ -89,3 +89,13 @@ def test_whole_tunings_and_rates_are_measured() -> None:
     rows = bench.rates(backbone, task, settings, (1, 2), updates=2)
     assert [(row["trials"], row["gain"] > 0) for row in rows] == [(1, True), (2, True)]
     assert rows[0]["gain"] == 1
+
+
+def test_texts_before_prompts_go_through_the_model_once() -> None:
+    bench = load("suffix")
+    found = bench.compare(bench.backbone_of(None, 1, 32), prompts=4, rows=8, examples=12, repeats=1)
+    tokens = found["rows"]["plain"] // 4 - 12 * 8  # padding included
+    assert found["rows"]["shared"] == tokens + 4 * 12 * 8
+    assert found["row_ratio"] == found["rows"]["shared"] / found["rows"]["plain"]
+    assert found["ratio"] > 0
+    assert found["largest_difference_of_logits"] < 1e-5

@@ -15,6 +15,7 @@ from by_hand import task
 from tests import tiny
 from transferscope import files, methods, pruning
 from transferscope.attachment import attach, initial_rows
+from transferscope.encoding import collate, from_token_ids
 from transferscope.errors import BackboneError
 from transferscope.measurement import stimulate
 from transferscope.methods import Sizes
@@ -43,19 +44,25 @@ def backbone(name: str) -> Backbone:
 CAUSAL = [name for name in tiny.ALL if tiny.tokenizer_kind(name) == "causal"]
 
 
-@pytest.mark.parametrize("name", [name for name in CAUSAL if name != "gpt2"])
-def test_left_and_right_padding_give_the_same_numbers(name: str) -> None:
-    """GPT-2 counts positions from the first column; the others from the text, or not at all."""
+@pytest.mark.parametrize("template", ["prefix", "suffix"])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_left_and_right_padding_give_the_same_numbers(name: str, template: str) -> None:
     made = backbone(name)
-    embeds = torch.randn(2, 8, made.embedding_size, generator=torch.Generator().manual_seed(3))
-    right, left = embeds.clone(), embeds.clone()
-    left[1] = embeds[1].roll(3, dims=0)  # five rows, behind three of padding
-    right_mask, left_mask = torch.ones(2, 8, dtype=torch.long), torch.ones(2, 8, dtype=torch.long)
-    right_mask[1, 5:], left_mask[1, :3] = 0, 0
+    rows = torch.randn(3, made.embedding_size, generator=torch.Generator().manual_seed(3))
+    data = from_token_ids([([1, 9, 20, 31, 8, 17, 40, 12], 0), ([1, 5, 30], 1), ([2], 0)])
+    attached = attach(made, rows, template)
+    placed = attached.place(collate(made, data, np.arange(3)))
+    order = torch.sort(placed.mask, dim=1, stable=True).indices  # what is padding goes to the front
+    moved = placed.embeds.gather(1, order.unsqueeze(-1).expand_as(placed.embeds))
     with torch.no_grad():
-        ours, theirs = made.hidden(right, right_mask), made.hidden(left, left_mask)
-    assert (ours[0] - theirs[0]).abs().max() < 1e-5
-    assert (ours[1, :5] - theirs[1, 3:]).abs().max() < 1e-5
+        right = made.hidden(placed.embeds, placed.mask)
+        left = made.hidden(moved, placed.mask.gather(1, order))
+    assert placed.mask.sum(dim=1).tolist() == [11, 6, 4]
+    for i, length in enumerate((11, 6, 4)):
+        assert (right[i, :length] - left[i, -length:]).abs().max() < 1e-5
+        assert int(placed.readout[i]) == length - 1
+        alone = made.hidden(placed.embeds[i : i + 1, :length], placed.mask[i : i + 1, :length])[0]
+        assert (right[i, :length] - alone).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", tiny.FAMILIES)

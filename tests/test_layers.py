@@ -45,6 +45,7 @@ LEVELS: dict[str, float] = {
     "adapters": 3.2,
     "readouts": 3.6,
     "decoding": 3.6,
+    "text_cache": 3.3,
     "attachment": 3.5,
     "encoding": 3.5,
     "activations": 4,

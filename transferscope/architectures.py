@@ -74,6 +74,9 @@ class Architecture:
     readout_width: the field of the configuration with the width of the last hidden state, where that is not
         the hidden size.
     adjust: a change that the model needs before its neurons can be read, by its name in `adjustments`.
+    text_alone: a decoder whose keys and values of a text can be computed before what follows it, with the
+        cache of transformers (see `text_cache`). False is always right, and slower for many prompts.
+    counts_columns: it numbers positions by column, so padding on the left needs them told.
     """
 
     model_type: str
@@ -87,6 +90,8 @@ class Architecture:
     padded_positions: bool = False
     readout_width: str | None = None
     adjust: Adjust | None = None
+    text_alone: bool = False
+    counts_columns: bool = False
 
 
 _POST_NORM = (Stack("encoder.layer", "output.dense"),)  # BERT and those that kept its module names
@@ -152,31 +157,39 @@ _TABLE: list[Architecture] = [
         (Stack("encoder.layers", "fc2"), Stack("decoder.layers", "fc2", rows="readout")),
         output_bias="final_logits_bias",
     ),
-    Architecture("gpt2", "decoder", (Stack("h", "mlp.c_proj"),)),
-    Architecture("gpt_neox", "decoder", (Stack("layers", "mlp.dense_4h_to_h"),)),
+    Architecture("gpt2", "decoder", (Stack("h", "mlp.c_proj"),), text_alone=True, counts_columns=True),
+    Architecture("gpt_neox", "decoder", (Stack("layers", "mlp.dense_4h_to_h"),), text_alone=True),
     Architecture(
         "opt",
         "decoder",
         (Stack("decoder.layers", "fc2"),),
         readout_width="word_embed_proj_dim",
         adjust="unflatten",
+        text_alone=True,
     ),
     # with slow_but_exact the down projection is computed in slices, without its module
-    Architecture("bloom", "decoder", (Stack("h", "mlp.dense_4h_to_h"),), when=("slow_but_exact", False)),
-    Architecture("falcon", "decoder", (Stack("h", "mlp.dense_4h_to_h"),)),
-    Architecture("llama", "decoder", _GATED),
-    Architecture("mistral", "decoder", _GATED),
-    Architecture("qwen2", "decoder", _GATED),
-    Architecture("qwen3", "decoder", _GATED),
-    Architecture("gemma2", "decoder", _GATED, logits=_SOFTCAP),
-    Architecture("gemma3_text", "decoder", _GATED, logits=_SOFTCAP),
-    Architecture("olmo2", "decoder", _GATED),
-    Architecture("granite", "decoder", _GATED, logits=("divide:config.logits_scaling",)),
-    Architecture("smollm3", "decoder", _GATED),
+    Architecture(
+        "bloom",
+        "decoder",
+        (Stack("h", "mlp.dense_4h_to_h"),),
+        when=("slow_but_exact", False),
+        text_alone=True,
+    ),
+    Architecture("falcon", "decoder", (Stack("h", "mlp.dense_4h_to_h"),), text_alone=True),
+    Architecture("llama", "decoder", _GATED, text_alone=True),
+    Architecture("mistral", "decoder", _GATED, text_alone=True),
+    Architecture("qwen2", "decoder", _GATED, text_alone=True),
+    Architecture("qwen3", "decoder", _GATED, text_alone=True),
+    Architecture("gemma2", "decoder", _GATED, logits=_SOFTCAP, text_alone=True),
+    Architecture("gemma3_text", "decoder", _GATED, logits=_SOFTCAP, text_alone=True),
+    Architecture("olmo2", "decoder", _GATED, text_alone=True),
+    Architecture("granite", "decoder", _GATED, logits=("divide:config.logits_scaling",), text_alone=True),
+    Architecture("smollm3", "decoder", _GATED, text_alone=True),
     Architecture(
         "phi3",
         "decoder",
         (Stack("layers", "mlp.down_proj", gate="mlp.gate_up_proj", gate_part="first"),),
+        text_alone=True,
     ),
 ]
 

@@ -5,7 +5,7 @@ The only file that knows this; everything above sees something attached, its pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transferscope import templates
+from transferscope import templates, text_cache
 from transferscope.errors import PromptError, TemplateError
 from transferscope.masks import Counted, counted
 from transferscope.models import Backbone
 from transferscope.prompts import Head, SoftPrompt
 from transferscope.templates import Batch, Placed
+from transferscope.text_cache import AfterText, ReadText
 
 INITS = ("random", "label-words", "vocabulary")
 
@@ -40,6 +41,11 @@ class Attached:
         """P: how many rows stand in front of (or behind) the text."""
         return self.prompt.shape[-2] + (self.mask_row is not None)
 
+    @property
+    def shares_texts(self) -> bool:
+        """Whether a text's keys and values are the same without this prompt (see `text_cache`)."""
+        return text_cache.shares(self.backbone, self.template, self.rows)
+
     def place(self, batch: Batch) -> Placed:
         """The input rows of a batch with the prompt in its place."""
         prompt = self.prompt
@@ -55,8 +61,25 @@ class Attached:
 
     def forward(self, placed: Placed) -> Tensor:
         """The last hidden state at the readout row, [B, D]."""
-        hidden = self.backbone.hidden(placed.embeds, placed.mask, placed.types)
+        if isinstance(placed, AfterText):
+            hidden = text_cache.hidden(self.backbone, placed)
+        else:
+            hidden = self.backbone.hidden(placed.embeds, placed.mask, placed.types)
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), placed.readout]
+
+
+def placements(several: Sequence[Attached], batch: Batch) -> Iterator[Placed]:
+    """Each prompt beside the texts of a batch, which are read once for all those that can share them.
+
+    The texts are read without gradients, when the first of these prompts is asked for.
+    """
+    text: ReadText | None = None
+    for one in several:
+        if one.shares_texts and batch.ids.shape[1]:
+            text = text_cache.read(one.backbone, batch) if text is None else text
+            yield text_cache.follow(text, one.prompt)
+        else:
+            yield one.place(batch)
 
 
 @dataclass(frozen=True)
@@ -79,9 +102,12 @@ class Readout:
             return (self.weight @ rows.float().unsqueeze(-1)).squeeze(-1) + self.bias
         return torch.nn.functional.linear(rows.float(), self.weight, self.bias)  # type: ignore[arg-type]
 
-    def loss(self, attached: Attached, batch: Batch) -> Tensor:
-        """Mean cross-entropy of a batch (nats), differentiable with respect to the prompt."""
-        logits = self.logits(attached.forward(attached.place(batch)))
+    def loss(self, attached: Attached, batch: Batch, placed: Placed | None = None) -> Tensor:
+        """Mean cross-entropy of a batch (nats), differentiable with respect to the prompt.
+
+        ``placed``: the prompt beside the batch's texts, where that is made already.
+        """
+        logits = self.logits(attached.forward(attached.place(batch) if placed is None else placed))
         return torch.nn.functional.cross_entropy(logits.float(), batch.labels)
 
     def losses(self, attached: Attached, batch: Batch) -> Tensor:

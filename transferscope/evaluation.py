@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transferscope.attachment import Attached
+from transferscope.attachment import Attached, placements
 from transferscope.decoding import generate
 from transferscope.encoding import TOKEN_BUDGET, Encoded, Prepared, prepared
 from transferscope.errors import InputError, suggest
@@ -18,7 +19,15 @@ from transferscope.metrics import metric as find_metric
 from transferscope.readouts import AnyReadout, TextReadout
 from transferscope.templates import Batch
 
-__all__ = ["Evaluation", "Prepared", "evaluate", "evaluation", "fitting_metric", "prepared"]
+__all__ = [
+    "Evaluation",
+    "Prepared",
+    "evaluate",
+    "evaluate_several",
+    "evaluation",
+    "fitting_metric",
+    "prepared",
+]
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,40 @@ def evaluate(
     ordered = np.empty_like(logits)
     ordered[np.concatenate(data.groups)] = logits
     return evaluation(ordered, data.data.labels, metric)
+
+
+def evaluate_several(
+    several: Sequence[Attached], readout: AnyReadout, data: Prepared, *, metric: str = "accuracy"
+) -> list[Evaluation]:
+    """Score prompts on a split, batch by batch: texts that they can share are read once for all of them.
+
+    The numbers are those of `evaluate` up to rounding. Memory: the keys and values of one batch. A generation
+    task is scored prompt by prompt. Raises InputError as `evaluate` does.
+    """
+    fitting_metric(metric, readout)
+    if isinstance(readout, TextReadout):
+        return [evaluate(one, readout, data, metric=metric) for one in several]
+    found = rows_of(several, data, readout.logits)
+    return [evaluation(logits, data.data.labels, metric) for logits in found]
+
+
+def rows_of(
+    several: Sequence[Attached], data: Prepared, read: Callable[[Tensor], Tensor]
+) -> list[np.ndarray]:
+    """What ``read`` makes of the readout rows [B, D] under each prompt: float32 [S, ...], in split order."""
+    fitting, beside = several[0].backbone.fitting, several[0].rows
+
+    def read_all(batch: Batch) -> list[Tensor]:
+        placed = placements(several, batch)
+        return [read(one.forward(rows)).float() for one, rows in zip(several, placed, strict=True)]
+
+    with torch.inference_mode():
+        found = [
+            one for batch in data.batches for one in fitting.run("evaluation", batch, read_all, beside=beside)
+        ]
+        rows = [torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True)]  # the only wait
+    order = np.argsort(np.concatenate(data.groups), kind="stable")
+    return [one[order] for one in rows]
 
 
 def evaluation(logits: np.ndarray, labels: np.ndarray, metric: str) -> Evaluation:

@@ -48,7 +48,7 @@ class Ledger:
         """A pass begins, of examples for which the deeds before number ``skip`` are done."""
         self._skip = self.reached = skip
 
-    def once(self, number: int, deed: Callable[[], None]) -> None:
+    def once(self, number: int, deed: Callable[[], object]) -> None:
         """Do it, unless it is done."""
         if number >= self._skip:
             deed()

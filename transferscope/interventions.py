@@ -189,6 +189,10 @@ class Edited(Attached):
     outer: Attached = field(kw_only=True)
     placement: Placement = field(kw_only=True)
 
+    @property
+    def shares_texts(self) -> bool:
+        return False  # each pass is one of a placed batch, whose rows are to be edited
+
     def place(self, batch: Batch) -> Placed:
         placed = self.outer.place(batch)
         self.placement.note(placed)

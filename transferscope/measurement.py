@@ -6,7 +6,7 @@ neuron; Su et al., NAACL 2022 (On Transferability of Prompt Tuning): the neurons
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +39,7 @@ from transferscope.templates import Batch, Placed
 
 Statistics = ByDevice[Moments] | ByDevice[FireCounts]
 COMPAT_BATCH = 16  # the reference procedure's batch size
+TOGETHER_BYTES = 2**30  # statistics of prompts that are measured in one pass
 
 
 @dataclass(frozen=True)
@@ -128,33 +129,106 @@ def measure(
     side, and we keep all and weigh them. ``quantized``: also of a model with 4-bit weights. Raises TaskError
     for unusable examples or subtasks, SignatureError for a quantised model.
     """
-    backbone, probe = attached.backbone, Probe.of(attached)
+    how: dict[str, Any] = {"compat": compat, "balanced": balanced, "token_budget": token_budget}
+    how |= {"subtasks": subtasks, "quantized": quantized}
+    return next(measure_several([attached], train, dev, blank=blank, **how))
+
+
+def measure_several(
+    several: Sequence[Attached],
+    train: Encoded,
+    dev: Encoded,
+    *,
+    blank: Encoded | None = None,
+    compat: bool = False,
+    balanced: bool | None = None,
+    token_budget: int = 8192,
+    subtasks: Sequence[Subtask] = (),
+    quantized: bool = False,
+) -> Iterator[NeuronMeasurement]:
+    """`measure` each of R prompts of one shape and template on one backbone, in their order.
+
+    Texts that two or more prompts can share (``suffix``; not in compat mode) go through the model once for as
+    many prompts as have statistics of at most TOGETHER_BYTES in all; beside these, memory holds the keys and
+    values of one batch. The numbers are those of `measure` up to rounding. Raises as it does.
+    """
+    backbone, probe = several[0].backbone, Probe.of(several[0])
     _refuse_autocast(backbone)
     refuse_predictivity(backbone.name, backbone.quantization, quantized)
     classes = _classes(train, dev)
     if problem := subtask_problem(subtasks, classes):
         raise TaskError(problem)
-    _check_room(attached, train, dev)
+    _check_room(several[0], train, dev)
     balanced = classes > 2 if balanced is None else balanced
-    cells, devices = (probe.rows, backbone.neurons), layer_devices(backbone)
-    sides = [_sides(one, classes) for one in subtasks]
-    with _mode(backbone, compat):
-        how: dict[str, Any] = {"compat": compat, "token_budget": token_budget}
-        every, *of_subtasks = (
-            ByDevice.make(devices, partial(_empty, k, *cells)) for k in (classes, *[2 for _ in subtasks])
-        )
-        _stream(attached, probe, train, every, list(zip(sides, of_subtasks, strict=True)), **how)
-        firing = every.map(lambda one: FireCounts.above(one.mean, classes))
-        beside = [one.map(lambda part: FireCounts.above(_baseline(part, balanced), 2)) for one in of_subtasks]
-        readout = _stream(attached, probe, dev, firing, list(zip(sides, beside, strict=True)), **how)
+    shared = not compat and len(several) > 1 and all(one.shares_texts for one in several)
+    # float64 sums and counts by class, squares; of each subtask those of two sides
+    cells = backbone.layers * probe.rows * backbone.neurons
+    each = 8 * cells * (2 * classes + 2 + 6 * len(subtasks))
+    size = max(1, TOGETHER_BYTES // each) if shared else 1
+    how = _How(backbone, probe, classes, tuple(subtasks), balanced, shared, compat, token_budget)
+    for start in range(0, len(several), size):
+        with _mode(backbone, compat):
+            found = _measure_block(several[start : start + size], train, dev, blank, how)
+        yield from found
+
+
+@dataclass(frozen=True)
+class _How:
+    """What the measurements of all prompts have in common."""
+
+    backbone: Backbone
+    probe: Probe
+    classes: int
+    subtasks: tuple[Subtask, ...]
+    balanced: bool
+    shared: bool
+    compat: bool
+    token_budget: int
+
+    def empty(self, classes: int) -> ByDevice[Moments]:
+        """Moments of no examples, where the layers are."""
+        cells = self.probe.rows, self.backbone.neurons
+        return ByDevice.make(layer_devices(self.backbone), partial(_empty, classes, *cells))
+
+
+def _measure_block(
+    several: Sequence[Attached], train: Encoded, dev: Encoded, blank: Encoded | None, how: _How
+) -> list[NeuronMeasurement]:
+    """The measurements of prompts that go through the splits together."""
+    sides = [_sides(one, how.classes) for one in how.subtasks]
+    every = [how.empty(how.classes) for _ in several]
+    of_subtasks = [[how.empty(2) for _ in sides] for _ in several]
+
+    def passes(statistics: Sequence[Statistics], parts: Sequence[Sequence[Statistics]]) -> list[_Pass]:
+        return [
+            _Pass(attached, one, list(zip(sides, own, strict=True)))
+            for attached, one, own in zip(several, statistics, parts, strict=True)
+        ]
+
+    _stream(passes(every, of_subtasks), train, how)
+    firing = [one.map(lambda part: FireCounts.above(part.mean, how.classes)) for one in every]
+    beside = [
+        [one.map(lambda part: FireCounts.above(_baseline(part, how.balanced), 2)) for one in own]
+        for own in of_subtasks
+    ]
+    readouts = _stream(passes(firing, beside), dev, how)
+    found = []
+    for r, attached in enumerate(several):
         stimulation, active = stimulate(attached, blank)
-    moments, counts = every.merged(), firing.merged()
-    parts, fired = [one.merged() for one in of_subtasks], [one.merged() for one in beside]
-    of_given = [_accuracy(one, part, balanced) for one, part in zip(fired, parts, strict=True)]
-    accuracy = np.stack(of_given or _one_vs_rest(counts, balanced))
-    defined = moments.varies.cpu().numpy() & probe.exists[:, :, None]
-    features = to_numpy(readout / counts.counts.unsqueeze(1)).astype(np.float32)
-    return NeuronMeasurement(to_numpy(moments.mean), accuracy, stimulation, active, defined, features)
+        moments, counts = every[r].merged(), firing[r].merged()
+        of_given = [
+            _accuracy(fired.merged(), part.merged(), how.balanced)
+            for fired, part in zip(beside[r], of_subtasks[r], strict=True)
+        ]
+        accuracy = np.stack(of_given or _one_vs_rest(counts, how.balanced))
+        defined = moments.varies.cpu().numpy() & how.probe.exists[:, :, None]
+        features = to_numpy(readouts[r].to(counts.counts.device) / counts.counts.unsqueeze(1))
+        found.append(
+            NeuronMeasurement(
+                to_numpy(moments.mean), accuracy, stimulation, active, defined, features.astype(np.float32)
+            )
+        )
+    return found
 
 
 def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -193,53 +267,77 @@ def _empty(classes: int, rows: int, neurons: int, layers: int, device: torch.dev
     return Moments.zeros(classes, (layers, rows, neurons), device)
 
 
-def _stream(
-    attached: Attached,
-    probe: Probe,
-    data: Encoded,
-    statistics: Statistics,
-    parts: Sequence[tuple[np.ndarray, Statistics]] = (),
-    *,
-    compat: bool,
-    token_budget: int,
-) -> Tensor:
-    """One pass: the probed rows of every layer go into the statistics.
+@dataclass(frozen=True)
+class _Pass:
+    """One prompt in a pass over a split: the statistics that its probed rows go into.
 
-    Into those of each of ``parts``, the examples of its subtask alone, by side [K] (0, 1, or -1: left out).
-    Returns the sums of the readout rows by class, [K, D]. Nothing grows with the number of examples. A batch
+    And those of each of ``parts``, the examples of its subtask alone, by side [K] (0, 1, or -1: left out).
+    """
+
+    attached: Attached
+    statistics: Statistics
+    parts: Sequence[tuple[np.ndarray, Statistics]]
+
+    def deeds(
+        self, layer: int, picked: Tensor, labels: Tensor, inside: Sequence[tuple[Tensor, Tensor]]
+    ) -> Iterator[Callable[[], None]]:
+        """What takes in one layer of a batch [B, P', N]; ``inside``: each part's examples and their sides."""
+        yield partial(self.statistics.add, layer, picked, labels)
+        for (_, part), (index, sides) in zip(self.parts, inside, strict=True):
+            own = index.to(picked.device)
+            yield partial(part.add, layer, picked[own], sides) if len(index) else _nothing
+
+
+def _nothing() -> None:
+    """A batch without an example of a subtask."""
+
+
+def _stream(passes: Sequence[_Pass], data: Encoded, how: _How) -> list[Tensor]:
+    """One pass: the probed rows of every layer go into the statistics of each prompt.
+
+    Returns the sums of each prompt's readout rows by class, [K, D]. Nothing grows with the examples. A batch
     that does not fit is run in halves; the ledger sees to it that each layer takes in each example once.
     """
-    backbone, ledger = attached.backbone, Ledger()
-    groups = buckets(data, prompt_rows=attached.rows, token_budget=token_budget)
-    if compat:
+    backbone, rows, ledger = how.backbone, passes[0].attached.rows, Ledger()
+    groups = buckets(data, prompt_rows=rows, token_budget=how.token_budget)
+    if how.compat:
         groups = in_order(len(data), COMPAT_BATCH)
-    classes = len(statistics.parts[0].counts)
-    wide = wide_dtype(backbone.device)
-    sums = torch.zeros(classes, backbone.readout_size, dtype=wide, device=backbone.device)
-    now: list[tuple[Placed, Tensor, list[tuple[Statistics, Tensor, Tensor]]]] = []
-    deeds = 1 + len(parts)  # of a layer
+    classes, device = len(passes[0].statistics.parts[0].counts), backbone.device
+    size = (classes, backbone.readout_size)
+    sums = [torch.zeros(*size, dtype=wide_dtype(device), device=device) for _ in passes]
+    of_layer = 1 + len(passes[0].parts)
+    of_prompt = backbone.layers * of_layer + 1  # deeds, with that of the sums
+    now: list[tuple[int, Placed, Tensor, list[tuple[Tensor, Tensor]]]] = []
 
     def sink(layer: int, values: Tensor, gate: Tensor | None) -> None:
-        placed, labels, inside = now[0]
-        picked = probe.pick(layer, values, placed)
-        ledger.once(layer * deeds, lambda: statistics.add(layer, picked, labels))
-        for number, (part, index, sides) in enumerate(inside, start=1):
-            if len(index):
-                own = picked[index.to(picked.device)]
-                ledger.once(layer * deeds + number, partial(part.add, layer, own, sides))
+        if not now:  # texts are being read, without a prompt
+            return
+        i, placed, labels, inside = now[0]
+        picked = how.probe.pick(layer, values, placed)
+        first = i * of_prompt + layer * of_layer
+        for number, deed in enumerate(passes[i].deeds(layer, picked, labels, inside), start=first):
+            ledger.once(number, deed)
 
     def step(batch: Batch) -> None:
-        placed = attached.place(batch)
-        classes = data.labels[list(batch.index)]  # on the host: asked there, the device would be waited for
-        inside = [(part, *_inside(side, classes, batch.labels.device)) for side, part in parts]
-        now[:] = [(placed, batch.labels, inside)]
-        hidden = attached.forward(placed)
-        sums.add_(onehot(batch.labels, sums) @ hidden.to(sums.dtype))
+        now.clear()
+        labels = data.labels[list(batch.index)]  # on the host: asked there, the device would be waited for
+        inside = [_inside(side, labels, batch.labels.device) for side, _ in passes[0].parts]
+        members = onehot(batch.labels, sums[0])
+        for i, placed in enumerate(_placed([one.attached for one in passes], batch, how.shared)):
+            now[:] = [(i, placed, batch.labels, inside)]
+            hidden = passes[i].attached.forward(placed)
+            now.clear()
+            added = members @ hidden.to(members.dtype)
+            ledger.once((i + 1) * of_prompt - 1, partial(sums[i].add_, added))
 
     with torch.inference_mode(), capture(backbone, sink):
         for batch in batches(backbone, data, groups):
-            backbone.fitting.run("extraction", batch, step, beside=attached.rows, ledger=ledger)
+            backbone.fitting.run("extraction", batch, step, beside=rows, ledger=ledger)
     return sums
+
+
+def _placed(several: Sequence[Attached], batch: Batch, shared: bool) -> Iterator[Placed]:
+    return attachment.placements(several, batch) if shared else (one.place(batch) for one in several)
 
 
 def _one_vs_rest(counts: FireCounts, balanced: bool) -> list[np.ndarray]:

@@ -239,7 +239,8 @@ class Backbone:
         """The base model's last hidden state, without the language-model head.
 
         Args:
-            inputs_embeds: [B, T, E]. attention_mask: [B, T], 1 for what counts; padding stands on the right.
+            inputs_embeds: [B, T, E]. attention_mask: [B, T], 1 for what counts. Padding stands on the
+                right; a decoder gives the same numbers where it stands on the left.
             token_type_ids: [B, T], ignored by models that have none.
             decoder_embeds: encoder-decoder models only, [B, Td, E]; default the decoder's start token.
 
@@ -254,6 +255,10 @@ class Backbone:
         options: dict[str, Any] = {"use_cache": False} if self.architecture.kind == "decoder" else {}
         if token_type_ids is not None and self.uses_token_types:
             options["token_type_ids"] = token_type_ids
+        if self.architecture.counts_columns:
+            before = (attention_mask.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)  # padding on the left
+            columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+            options["position_ids"] = (columns - before).clamp(min=0)
         with self.rounding():
             hidden = self.base(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options)[0]
         return hidden.to(self.device)

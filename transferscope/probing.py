@@ -5,7 +5,7 @@ For any backbone, with or without a language-model head. Head and regularisation
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,16 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
 from transferscope import attachment
 from transferscope.attachment import Attached
 from transferscope.encoding import encode, room
 from transferscope.errors import InputError, suggest
-from transferscope.evaluation import Evaluation, Prepared, prepared
+from transferscope.evaluation import Evaluation, Prepared, prepared, rows_of
 from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone
 from transferscope.prompts import SoftPrompt
 from transferscope.tasks import Example, Task, stratified
-from transferscope.templates import Batch
 
 EXAMPLES = 2000
 FOLDS = 5
@@ -83,9 +81,22 @@ class LinearProbe:
 
         ``logits`` [S, K] are the head's decision values (two columns for two classes).
         """
-        attached = attachment.attach(self.backbone, prompt)
-        train, dev = (features(attached, split) for split in self._splits(attached.rows))
-        labels, truth = self._labels(attached.rows)
+        return self.score_several([prompt])[0]
+
+    def score_several(self, prompts: Sequence[SoftPrompt]) -> list[Evaluation]:
+        """`score` of prompts with equally many rows; texts that they can share go through the model once.
+
+        Memory: R S D floats of features.
+        """
+        several = [attachment.attach(self.backbone, prompt) for prompt in prompts]
+        rows = several[0].rows
+        train, dev = (rows_of(several, split, lambda read: read) for split in self._splits(rows))
+        return [self._fitted(*both, *self._labels(rows)) for both in zip(train, dev, strict=True)]
+
+    def _fitted(
+        self, train: np.ndarray, dev: np.ndarray, labels: np.ndarray, truth: np.ndarray
+    ) -> Evaluation:
+        """The score of a head that is fitted on train features [S, D]."""
         head = make_pipeline(StandardScaler(), PROBES[self.probe](labels)).fit(train, labels)
         logits = _decisions(head, dev, self.target.classes)
         value = find_metric(self.target.metric).of(truth, logits.argmax(axis=1))
@@ -115,19 +126,7 @@ class LinearProbe:
 
 def features(attached: Attached, data: Prepared) -> np.ndarray:
     """The last hidden states at the readout row under a prompt, float32 [S, D], in the order of the split."""
-    fitting, beside = attached.backbone.fitting, attached.rows
-
-    def read(batch: Batch) -> Tensor:
-        return attached.forward(attached.place(batch)).float()
-
-    with torch.inference_mode():
-        rows = [
-            one for batch in data.batches for one in fitting.run("evaluation", batch, read, beside=beside)
-        ]
-        found = torch.cat(rows).cpu().numpy()
-    ordered = np.empty_like(found)
-    ordered[np.concatenate(data.groups)] = found
-    return ordered
+    return rows_of([attached], data, lambda read: read)[0]
 
 
 def sample_of_train(examples: tuple[Example, ...], most: int) -> tuple[Example, ...]:

@@ -19,7 +19,7 @@ from indicators.predictivity import skill_mask
 from transferscope import attachment, store
 from transferscope.encoding import TOKEN_BUDGET, encode
 from transferscope.errors import SignatureError, StoreError
-from transferscope.measurement import measure
+from transferscope.measurement import measure_several
 from transferscope.models import Backbone
 from transferscope.prompts import SoftPrompt
 from transferscope.skill_sets import RATE, Bools, Floats, check_rate, mean_defined, overlap
@@ -86,8 +86,7 @@ def measure_rows(
     )
     how: dict[str, Any] = {"compat": compat, "balanced": balanced, "token_budget": token_budget}
     found = []
-    for number, attached in enumerate(several):
-        one = measure(attached, train, dev, subtasks=task.subtasks, **how)
+    for number, one in enumerate(measure_several(several, train, dev, subtasks=task.subtasks, **how)):
         found.append(np.where(one.defined, one.subtask_accuracy, np.nan))
         if progress is not None:
             progress(number + 1, len(several), f"{task.name} seed {prompts[number].seed}")

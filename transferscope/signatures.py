@@ -13,7 +13,7 @@ from indicators.predictivity import skill_mask
 from transferscope import attachment, store
 from transferscope.encoding import encode
 from transferscope.errors import SignatureError, StoreError
-from transferscope.measurement import NeuronMeasurement, measure, measure_neurons, stimulate
+from transferscope.measurement import NeuronMeasurement, measure, measure_neurons, measure_several, stimulate
 from transferscope.models import Backbone
 from transferscope.precision import arithmetic
 from transferscope.prompts import SoftPrompt
@@ -109,8 +109,8 @@ def extract(
     found: list[NeuronMeasurement] = []
     how: dict[str, Any] = {"compat": compat, "balanced": balanced, "token_budget": token_budget}
     how["quantized"] = quantized
-    for attached in attachments:
-        found.append(measure(attached, train, dev, subtasks=task.subtasks, **how))
+    for one in measure_several(attachments, train, dev, subtasks=task.subtasks, **how):
+        found.append(one)
         if progress is not None:
             progress(len(found), len(attachments), f"{task.name} seed {prompts[len(found) - 1].seed}")
     return Signature(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby, islice
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transferscope import attachment
+from transferscope import attachment, text_cache
 from transferscope.errors import InputError, suggest
 from transferscope.evaluation import Evaluation
 from transferscope.models import Backbone
@@ -29,6 +31,7 @@ ZERO_SHOT, LINEAR_PROBE, INIT = "zero-shot", "linear-probe", "init"
 # number of the draw), and, for transfer by initialisation, the study's own initialisation.
 CONTROLS = NONE, RANDOM, SCRATCH = RESERVED
 DRAWS = 3
+TOGETHER = 16  # prompts that share the reading of a batch: what a killed run measures again, at most
 Progress = Callable[[int, int, str], None]
 
 
@@ -37,6 +40,10 @@ class Scorer(Protocol):
 
     def score(self, prompt: SoftPrompt) -> Evaluation:
         """The prompt's score on the target's dev split."""
+        ...
+
+    def score_several(self, prompts: Sequence[SoftPrompt]) -> list[Evaluation]:
+        """The scores of prompts with equally many rows, whose texts are read once for all of them."""
         ...
 
 
@@ -161,28 +168,50 @@ def column(
     """Every source prompt on one target.
 
     The target is tokenised once and put in batches once (for each number of prompt rows); only the head at
-    the readout row is computed. ``known`` may supply a cell that was measured before, ``keep`` gets each new
-    one at once. Raises InputError: an unknown protocol, a source with two prompts of one seed.
+    the readout row is computed. Under ``suffix`` its texts go through the model once for TOGETHER prompts at
+    a time; memory: the keys and values of one batch. ``known`` may supply a cell that was measured before,
+    ``keep`` gets each new one as soon as it is there. Raises InputError: an unknown protocol, a source with
+    two prompts of one seed.
     """
     cells = [(source, prompt) for source, several in prompts.items() for prompt in several]
     _refuse_duplicates((source, prompt.seed) for source, prompt in cells)
     if protocol not in PROTOCOLS:
         raise InputError(f"unknown protocol {protocol!r}. {suggest(protocol, PROTOCOLS)}")
-    scorer: Scorer | None = None
+    measured = [known(source, prompt) if known is not None else None for source, prompt in cells]
+    missing = [prompt for (_, prompt), cell in zip(cells, measured, strict=True) if cell is None]
+    scores: Iterator[Evaluation] = iter(())
+    if missing:
+        scorer = PROTOCOLS[protocol](
+            backbone, target, max_length=max_length, token_budget=token_budget, **options
+        )
+        scores = _scores(scorer, missing, partial(_shares, backbone, target))
     found: list[Cell] = []
-    for source, prompt in cells:
-        cell = known(source, prompt) if known is not None else None
+    for (source, prompt), cell in zip(cells, measured, strict=True):
         if cell is None:
-            scorer = scorer or PROTOCOLS[protocol](
-                backbone, target, max_length=max_length, token_budget=token_budget, **options
-            )
-            cell = _cell(source, prompt, scorer.score(prompt))
+            cell = _cell(source, prompt, next(scores))
             if keep is not None:
                 keep(cell)
         found.append(cell)
         if progress is not None:
             progress(len(found), len(cells), f"{source} -> {target.name}")
     return found
+
+
+def _shares(backbone: Backbone, target: Task, prompt: SoftPrompt) -> bool:
+    # What is written is decoded prompt by prompt.
+    return target.kind == "classification" and text_cache.shares(backbone, prompt.template, len(prompt.rows))
+
+
+def _scores(
+    scorer: Scorer, prompts: Sequence[SoftPrompt], shares: Callable[[SoftPrompt], bool]
+) -> Iterator[Evaluation]:
+    """The scores in order: one by one, or at once those of neighbours that share the reading of texts."""
+    for (shared, _), group in groupby(prompts, lambda one: (shares(one), len(one.rows))):
+        if not shared:
+            yield from map(scorer.score, group)
+            continue
+        while block := list(islice(group, TOGETHER)):
+            yield from scorer.score_several(block)
 
 
 def _cell(source: str, prompt: SoftPrompt, score: Evaluation) -> Cell:

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from transferscope import attachment, store
+from transferscope.attachment import Readout
 from transferscope.evaluation import Evaluation
 from transferscope.models import Backbone
 from transferscope.prompts import Head, SoftPrompt
 from transferscope.settings import TuningSettings
 from transferscope.tasks import Task
+from transferscope.templates import Batch
 from transferscope.tuning_run import STATE, Progress, Setup, TuningRun, hold_out, prepare
 
 __all__ = ["Begun", "Progress", "Setup", "begin", "hold_out", "prepare", "tune"]
@@ -119,6 +122,12 @@ class _Run(TuningRun):
         self.prompt = rows.requires_grad_(True)
         attached = attachment.attach(backbone, self.prompt, setup.template)
         super().__init__(attached, setup, settings, seed, [self.prompt], None if init is None else init.head)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The backbone is frozen, so texts that stand before the prompt are read without gradients."""
+        if not isinstance(self.readout, Readout):
+            return super().loss(batch)
+        return self.readout.loss(self.attached, batch, next(attachment.placements([self.attached], batch)))
 
     def result(self, task: Task, dev: Evaluation | None = None) -> SoftPrompt:
         """The best prompt, scored on dev (``dev`` if it was). Raises InputError: no loss was ever finite."""

@@ -209,7 +209,7 @@ class TuningRun:
         for _ in range(self.settings.accumulate):
             batch = collate(self.backbone, self.setup.fit, next(self.order))
             self.backbone.fitting.backward(
-                "tuning", batch, self._loss, self.parameters, beside=self.attached.rows
+                "tuning", batch, self._share, self.parameters, beside=self.attached.rows
             )
         self.end_step()
 
@@ -226,8 +226,12 @@ class TuningRun:
         self.optimizer.step()
         self.step += 1
 
-    def _loss(self, batch: Batch) -> Tensor:
-        return self.readout.loss(self.attached, batch) / self.settings.accumulate
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean loss of a batch, with gradients to what is tuned."""
+        return self.readout.loss(self.attached, batch)
+
+    def _share(self, batch: Batch) -> Tensor:
+        return self.loss(batch) / self.settings.accumulate
 
     def _schedule(self, step: int) -> float:
         """Linear warm-up, then linear decay to zero."""

@@ -9,7 +9,7 @@ import numpy as np
 from transferscope import attachment
 from transferscope.encoding import Encoded, encode, room
 from transferscope.errors import InputError
-from transferscope.evaluation import Evaluation, Prepared, evaluate, prepared
+from transferscope.evaluation import Evaluation, Prepared, evaluate, evaluate_several, prepared
 from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone
 from transferscope.prompts import SoftPrompt
@@ -44,6 +44,12 @@ class ZeroShot:
         """The prompt's score on the target's dev split."""
         attached = attachment.attach(self.backbone, prompt)
         return evaluate(attached, self.readout, self.batches(attached.rows), metric=self.target.metric)
+
+    def score_several(self, prompts: Sequence[SoftPrompt]) -> list[Evaluation]:
+        """`score` of prompts with equally many rows; texts that they can share go through the model once."""
+        several = [attachment.attach(self.backbone, prompt) for prompt in prompts]
+        data = self.batches(several[0].rows)
+        return evaluate_several(several, self.readout, data, metric=self.target.metric)
 
     def statistics(self, prompt: SoftPrompt, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """What each of n examples of the dev split adds to the metric under this prompt, float64 [n, C]."""

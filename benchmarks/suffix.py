@@ -1,0 +1,132 @@
+"""Prompts behind the same texts (`suffix`): texts read once, against one pass over text and prompt for each.
+
+Both score the same prompts on the same batches of one target, in turns in one process. Rows are counted as
+they enter the first layer, padding included.
+
+    python benchmarks/suffix.py --prompts 16 --rows 16 --examples 200 --repeats 3
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import transformers
+
+from transferscope import text_cache
+from transferscope.attachment import Attached, attach, verbalizer
+from transferscope.encoding import from_token_ids, prepared
+from transferscope.evaluation import Evaluation, Prepared, evaluate, evaluate_several
+from transferscope.models import Backbone, load_backbone, wrap
+
+VOCABULARY = 1000
+
+
+def backbone_of(model: str | None, layers: int, hidden: int) -> Backbone:
+    """The named model, or a random Llama of this size."""
+    if model is not None:
+        return load_backbone(model)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // 32,
+        intermediate_size=8 * hidden // 3, max_position_embeddings=256, initializer_range=0.1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return wrap(transformers.LlamaForCausalLM(config), None, f"random Llama {layers} x {hidden}")
+
+
+def target(backbone: Backbone, examples: int, rows: int, token_budget: int, seed: int = 0) -> Prepared:
+    """Texts of 8 to 64 tokens, two classes, in batches."""
+    rng, vocabulary = np.random.default_rng(seed), backbone.config.vocab_size
+    lengths = rng.integers(8, 65, size=examples)
+    data = from_token_ids([(rng.integers(3, vocabulary, size), i % 2) for i, size in enumerate(lengths)])
+    return prepared(backbone, data, prompt_rows=rows, token_budget=token_budget)
+
+
+def compare(
+    backbone: Backbone, prompts: int, rows: int, examples: int, repeats: int, token_budget: int = 8192
+) -> dict[str, Any]:
+    """Times in turns, their ratio (the least of each), rows through the model, how far logits differ."""
+    data = target(backbone, examples, rows, token_budget)
+    noise = torch.Generator().manual_seed(0)
+    several: list[Attached] = []
+    for _ in range(prompts):
+        values = torch.randn(rows, backbone.embedding_size, generator=noise)
+        several.append(attach(backbone, 0.05 * values.to(backbone.device), "suffix"))
+    readout = verbalizer(backbone, [5, 9])
+    works: dict[str, Callable[[], list[Evaluation]]] = {
+        "plain": lambda: [evaluate(one, readout, data) for one in several],
+        "shared": lambda: evaluate_several(several, readout, data),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    counted: dict[str, int] = dict.fromkeys(works, 0)
+    found: dict[str, list[Evaluation]] = {}
+    now = ""
+
+    def count(module: Any, inputs: Any) -> None:
+        counted[now] += inputs[0].shape[:-1].numel()
+
+    handle = backbone.down_projections()[0][2].register_forward_pre_hook(count)
+    try:
+        for _ in range(repeats + 1):
+            for now, work in works.items():
+                start = time.perf_counter()
+                found[now] = work()
+                seconds[now].append(time.perf_counter() - start)
+    finally:
+        handle.remove()
+    best = {name: min(times[1:]) for name, times in seconds.items()}  # the first turn warms up
+    difference = max(
+        float(np.abs(one.logits - other.logits).max())  # type: ignore[operator]
+        for one, other in zip(*found.values(), strict=True)
+    )
+    text = text_cache.read(backbone, data.batches[0])
+    kept = sum(part.nbytes for layer in text.cache.layers for part in (layer.keys, layer.values))
+    return {
+        "model": backbone.name,
+        "device": str(backbone.device),
+        "threads": torch.get_num_threads(),
+        "prompts": prompts,
+        "prompt_rows": rows,
+        "examples": examples,
+        "mean_tokens": float(data.data.lengths.mean()),
+        "plain_seconds": best["plain"],
+        "shared_seconds": best["shared"],
+        "ratio": best["shared"] / best["plain"],
+        "row_ratio": counted["shared"] / counted["plain"],
+        "rows": {name: total // (repeats + 1) for name, total in counted.items()},
+        "kept_megabytes_of_the_largest_batch": kept / 1e6,
+        "largest_difference_of_logits": difference,
+    }
+
+
+@click.command()
+@click.option("--model", help="A causal model's folder or hub id; default: a random Llama.")
+@click.option("--layers", default=4, show_default=True)
+@click.option("--hidden", default=192, show_default=True)
+@click.option("--prompts", default=16, show_default=True)
+@click.option("--rows", default=16, show_default=True)
+@click.option("--examples", default=100, show_default=True)
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--token-budget", default=8192, show_default=True)
+def main(
+    model: str | None,
+    layers: int,
+    hidden: int,
+    prompts: int,
+    rows: int,
+    examples: int,
+    repeats: int,
+    token_budget: int,
+) -> None:
+    """Measure, and print one JSON document."""
+    backbone = backbone_of(model, layers, hidden)
+    click.echo(json.dumps(compare(backbone, prompts, rows, examples, repeats, token_budget), indent=2))
+
+
+if __name__ == "__main__":
+    main()
