@@ -127,10 +127,10 @@ def test_listings(study: Study) -> None:
     assert study.signatures() == ["t", "t2"]
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/study", "gs://x"])
-def test_addresses_are_refused(address: str) -> None:
-    with pytest.raises(StudyError, match=f"{address} is an address"):
-        Study(address)
+def test_a_study_may_lie_at_an_address_and_nothing_is_asked_of_it_yet() -> None:
+    study = Study("s3://bucket/study")
+    assert str(study.signature_file("sst2")) == "s3://bucket/study/signatures/sst2.safetensors"
+    assert str(study.prompt_folder("sst2", 3)) == "s3://bucket/study/prompts/sst2/3"
 
 
 def test_a_file_is_no_study(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from transferscope import prompts as soft_prompts
+from transferscope import store
 from transferscope.errors import PromptError
 from transferscope.prompts import CONFIG, WEIGHTS, SoftPrompt
 
@@ -99,9 +99,9 @@ class Update:
         return {name: (f.down, np.float32(f.scale) * f.up) for name, f in self.factors.items()}
 
 
-def load_adapter(folder: Path | str) -> SoftPrompt | Update:
+def load_adapter(folder: store.AnyPath) -> SoftPrompt | Update:
     """A PEFT folder of any type that can be compared. Raises PromptError."""
-    kind = soft_prompts.read_config(Path(folder)).get("peft_type")
+    kind = soft_prompts.read_config(store.place(folder)).get("peft_type")
     if kind in KINDS:
         return load_update(folder)
     if kind in soft_prompts.READABLE:
@@ -112,14 +112,14 @@ def load_adapter(folder: Path | str) -> SoftPrompt | Update:
     )
 
 
-def load_update(folder: Path | str) -> Update:
+def load_update(folder: store.AnyPath) -> Update:
     """Read a PEFT folder with a LoRA or IA3 adapter.
 
     The folder is untrusted: only JSON and safetensors are read; types, shapes and finiteness are checked, and
     every tensor must be understood. Raises PromptError; for an adapter whose change of the weights is not of
     the form above it names what stands in the way.
     """
-    folder = Path(folder)
+    folder = store.place(folder)
     config = soft_prompts.read_config(folder)
     kind = config.get("peft_type")
     if kind not in KINDS:
@@ -171,7 +171,7 @@ def _of_backbone(factors: Mapping[str, Factors]) -> dict[str, Factors]:
     return {names[name]: factors[name] for name in factors}
 
 
-def _check_options(config: Mapping[str, Any], folder: Path) -> None:
+def _check_options(config: Mapping[str, Any], folder: store.Place) -> None:
     """PromptError where the configuration says that weights differ by something else."""
     found = []
     if config.get("peft_type") == "LORA":

@@ -121,7 +121,7 @@ def write_table(
     """
     rows, path = collect(study, current), study.path(TABLE)
     if path.is_file() and store.provenance(path) is None:
-        path.replace(study.path("transfer.before.csv"))
+        store.move(path, study.path("transfer.before.csv"))
     table = [[row[name] for name in COLUMNS] for row in rows]
     store.write_csv(path, COLUMNS, table, provenance={"made_of": f"{FOLDER}/"})
     return rows

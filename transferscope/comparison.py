@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from transferscope import needs
 from transferscope import prompts as soft_prompts
 from transferscope.adapters import Update, load_adapter
 from transferscope.errors import IndicatorInputError, InputError, PromptError, SignatureError, suggest
+from transferscope.files import AnyPath, Place, place
 
 if TYPE_CHECKING:  # signatures.py imports torch, and records made elsewhere are as good
     from transferscope.prompts import SoftPrompt
@@ -145,9 +145,7 @@ def compare_prompts(
     return compare_materials([Material(task, {"prompt": rows}) for task, rows in inputs.items()], names)
 
 
-def compare_folders(
-    folders: Sequence[Path | str], names: Sequence[str] | None = None
-) -> list[IndicatorMatrix]:
+def compare_folders(folders: Sequence[AnyPath], names: Sequence[str] | None = None) -> list[IndicatorMatrix]:
     """All pairs of the PEFT prompts in these folders, or at most three levels below them."""
     return compare_materials(read_folders(folders), names)
 
@@ -301,17 +299,17 @@ def all_pairs(record: Indicator, materials: Sequence[Material], **options: Any) 
     return result
 
 
-def read_folders(folders: Sequence[Path | str], *, without: Iterable[Path] = ()) -> list[Material]:
+def read_folders(folders: Sequence[AnyPath], *, without: Iterable[AnyPath] = ()) -> list[Material]:
     """The PEFT prompts in these folders as material: seeds of one task together, each other folder by itself.
 
     LoRA and IA3 adapters are read too. `without` are folders left out. Names that would collide are made
     longer by what stands before them in the path. Raises PromptError if nothing remains.
     """
-    left_out = {Path(path).resolve() for path in without}
+    left_out = {place(path).resolve() for path in without}
     paths = [path for path in soft_prompts.find_prompts(folders) if path.resolve() not in left_out]
     if not paths:
         raise PromptError(f"no prompts in {', '.join(map(str, folders))} beside the target's own")
-    groups: dict[tuple[str, str], list[tuple[Path, SoftPrompt | Update]]] = {}
+    groups: dict[tuple[str, str], list[tuple[Place, SoftPrompt | Update]]] = {}
     for path in paths:
         adapter = load_adapter(path)
         kind = adapter.kind if isinstance(adapter, Update) else ""
@@ -327,7 +325,7 @@ def read_folders(folders: Sequence[Path | str], *, without: Iterable[Path] = ())
     return found
 
 
-def _distinct(paths: Sequence[Path]) -> list[str]:
+def _distinct(paths: Sequence[Place]) -> list[str]:
     """The shortest endings of the paths that tell them apart."""
     parts = [path.resolve().parts for path in paths]
     for length in range(2, max(map(len, parts)) + 1):

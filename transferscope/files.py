@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
+import re
 import secrets
-import socket
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,17 +17,58 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
+from transferscope import file_cache
+from transferscope.addresses import HOST as _HOST
+from transferscope.addresses import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, Address, Place, is_address
 from transferscope.errors import StoreError, StudyError
+from transferscope.filesystems import PACKAGES, WHOLE
 from transferscope.fingerprints import fingerprint, json_ready
 
 FORMAT_VERSION = 1
 METADATA_KEY = "transferscope"
-TEMPORARY_PREFIX = ".transferscope-"
-TEMPORARY_SUFFIX = ".tmp"
-_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _REMEDY = "delete the file and it will be made again"
 
-AnyPath: TypeAlias = str | os.PathLike[str]
+AnyPath: TypeAlias = str | os.PathLike[str] | Address
+
+
+def place(path: AnyPath) -> Place:
+    """What a path names: an `Address` such as s3://bucket/study, or a local `Path`.
+
+    Raises StudyError for an address that cannot be used, or that went through a `Path` and lost a slash.
+    """
+    if isinstance(path, Address):
+        return path
+    text = os.fspath(path)
+    if is_address(text):
+        return Address(text)
+    if (lost := re.match(r"([a-z][a-z0-9]+):/", text)) and lost[1] in PACKAGES:
+        raise StudyError(f"{text!r} was an address, and is one no longer as a Path: give it as a string")
+    return Path(text)
+
+
+def inside(folder: Place, name: str) -> Place:
+    """A name as a study.yaml in `folder` has it: an address, an absolute path, or relative to the folder.
+
+    Raises StudyError where a relative one leads out of a folder at an address.
+    """
+    if isinstance(folder, Path) and not is_address(name):
+        return folder / name
+    return place(name) if is_address(name) or Path(name).is_absolute() else folder / name
+
+
+def fitting(folder: Place, pattern: str) -> list[Place]:
+    """The files below a folder that fit a pattern such as ``*/*/adapter_config.json``, sorted, not read."""
+    return [*sorted(folder.glob(pattern))] if isinstance(folder, Path) else [*folder.glob(pattern)]
+
+
+def local(path: Place) -> Path:
+    """The file itself, or the copy of it in the cache on this machine. Raises FileNotFoundError."""
+    return file_cache.local_file(path) if isinstance(path, Address) else path
+
+
+def local_folder(path: Place) -> Path:
+    """The folder itself, or the copy of it, with all files, in the cache. Raises FileNotFoundError."""
+    return file_cache.local_folder(path) if isinstance(path, Address) else path
 
 
 def write_bytes(path: AnyPath, data: bytes) -> None:
@@ -36,7 +76,10 @@ def write_bytes(path: AnyPath, data: bytes) -> None:
 
     The folder is made if it is missing. A kill leaves at most a temporary file (see `remove_leftovers`).
     """
-    target = Path(path)
+    target = place(path)
+    if isinstance(target, Address):
+        target.write_bytes(data)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     mark = f"{TEMPORARY_PREFIX}{_HOST}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
     temporary = target.parent / mark
@@ -53,6 +96,15 @@ def write_bytes(path: AnyPath, data: bytes) -> None:
     _sync_folder(target.parent)
 
 
+def move(path: Place, target: Place) -> None:
+    """Give a file another name, over whatever has it. At an address both are there for a moment."""
+    if isinstance(path, Address):
+        write_bytes(target, path.read_bytes())
+        path.unlink()
+    else:
+        os.replace(path, str(target))
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":  # folders cannot be opened there
         return
@@ -63,16 +115,29 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def remove_leftovers(folder: AnyPath) -> list[Path]:
+def remove_leftovers(folder: AnyPath) -> list[Place]:
     """Remove the temporary files under `folder` whose writers are gone; return them."""
-    found = Path(folder).rglob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}")
-    removed = [path for path in sorted(found) if _is_abandoned(path)]
+    where = place(folder)
+    removed = [path for path in _temporary(where) if _is_abandoned(path)]
     for path in removed:
         path.unlink(missing_ok=True)
     return removed
 
 
-def _is_abandoned(path: Path) -> bool:
+def _temporary(folder: Place) -> list[Place]:
+    if isinstance(folder, Path):
+        return [*sorted(folder.rglob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"))]
+    if folder.scheme in WHOLE:  # there are none, and a listing of everything is not free
+        return []
+    found = [folder / name for name in folder.files()]
+    return [
+        path
+        for path in found
+        if path.name.startswith(TEMPORARY_PREFIX) and path.name.endswith(TEMPORARY_SUFFIX)
+    ]
+
+
+def _is_abandoned(path: Place) -> bool:
     host, _, rest = path.name.removeprefix(TEMPORARY_PREFIX).partition("-")
     process = rest.partition("-")[0]
     if host == _HOST and process.isdecimal() and os.name != "nt":
@@ -92,7 +157,7 @@ def _is_abandoned(path: Path) -> bool:
 def read_bytes(path: AnyPath) -> bytes:
     """Read a file. Raises StudyError if it is not there or is a folder."""
     try:
-        return Path(path).read_bytes()
+        return place(path).read_bytes()
     except FileNotFoundError:
         raise StudyError(f"{path} not found") from None
     except IsADirectoryError:
@@ -165,10 +230,11 @@ def load_arrays(path: AnyPath) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises StudyError if the file is not there; StoreError if it is truncated, if its content does not fit its
     checksum, or if it is of another format version.
     """
-    if not Path(path).is_file():
+    found = place(path)
+    if not found.is_file():
         raise StudyError(f"{path} not found")
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(local(found), framework="numpy") as file:
             header = (file.metadata() or {}).get(METADATA_KEY)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from transferscope import store
+from transferscope.files import Place
 from transferscope.models import Backbone
 from transferscope.prompts import SoftPrompt
 from transferscope.settings import StudySettings
@@ -34,7 +34,7 @@ class Keeper(Protocol):
 def kept(
     workspace: Keeper,
     task: Task,
-    file: Path,
+    file: Place,
     what: str,
     *,
     made_of: Any,

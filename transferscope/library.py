@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transferscope import block_pairs, segments, sketches
+from transferscope import block_pairs, segments, sketches, store
 from transferscope.block_pairs import AllPairs, Progress
 from transferscope.errors import SignatureError, StudyError
-from transferscope.files import AnyPath
+from transferscope.files import Address, AnyPath
 from transferscope.nearest import Array, Match, Nearest, nearest
 from transferscope.segments import DTYPES, KIND, Entry, Index
 from transferscope.sketches import Sketch, check_fits
@@ -202,7 +202,7 @@ class Library:
         self,
         indicator: str = "on",
         *,
-        out: AnyPath | None = None,
+        out: str | os.PathLike[str] | None = None,
         kernel: str | None = None,
         progress: Progress | None = None,
     ) -> AllPairs:
@@ -212,7 +212,7 @@ class Library:
         memory. `kernel` is "gemm" or "faiss", by default the one that is faster here: the numbers are the
         same. Raises IndicatorInputError, InputError (no such kernel, not a .npy file).
         """
-        path = None if out is None else Path(os.fspath(out))
+        path = None if out is None else Path(out)
         return block_pairs.all_pairs(self._stored, indicator, out=path, kernel=kernel, progress=progress)
 
 
@@ -221,7 +221,7 @@ def _signatures(
 ) -> Iterator[tuple[Signature, str]]:
     """Each signature, one in memory at a time, with the file it came from. Raises StudyError."""
     for source in sources:
-        if not isinstance(source, str | os.PathLike):
+        if not isinstance(source, str | os.PathLike | Address):
             yield source, ""
             continue
         from transferscope.signatures import load_signature
@@ -241,7 +241,7 @@ def _signatures(
 
 def study_of(source: AnyPath) -> Study:
     """A study given as its folder, or as the study.yaml in it. Raises StudyError: not there."""
-    path = Path(source)
+    path = store.place(source)
     if not path.exists():
         raise StudyError(f"no study {str(path)!r}")
     return Study(path.parent if path.is_file() else path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from transferscope import cells, initialisation, safe_precision, store, transfer
@@ -232,7 +231,7 @@ def tuning_of(base: TuningSettings, start: str, rate: float, shots: int | None) 
 
 def run_folder(
     workspace: Workspace, target: str, start: str, tuning: TuningSettings, seed: int, shots: int | None
-) -> Path:
+) -> store.Place:
     """Where a run lies: ``init/...``, or the study's own prompt if that is what the run is."""
     study = workspace.settings
     plain = start == initialisation.SCRATCH and shots is None and tuning == study.tuning

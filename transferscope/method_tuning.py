@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,7 @@ def tune_method(
     head: str = "verbalizer",
     max_length: int | None = None,
     token_budget: int = 8192,
-    folder: Path | None = None,
+    folder: store.Place | None = None,
     progress: Progress | None = None,
 ) -> TunedMethod:
     """Tune a task with ``method`` (a row of `transferscope.methods`); the FFN weights get no gradient.
@@ -97,7 +96,7 @@ def tune_method(
         backbone.fingerprint, task.fingerprint, settings.model_dump(), asdict(sizes), seed, setup.template,
         head, max_length, method,
     )  # fmt: skip
-    state = None if folder is None else Path(folder) / STATE
+    state = None if folder is None else store.place(folder) / STATE
     with methods.opened(backbone, method, sizes=sizes, seed=seed) as tensors:
         attached = without_rows(backbone, setup.template)
         run = TuningRun(attached, setup, settings, seed, list(tensors.values()))
@@ -162,9 +161,9 @@ def _check(backbone: Backbone, tuned: TunedMethod, tensors: Mapping[str, Tensor]
             )
 
 
-def save_tuned(tuned: TunedMethod, folder: Path | str) -> Path:
+def save_tuned(tuned: TunedMethod, folder: store.AnyPath) -> store.Place:
     """Write ``adapter.safetensors``, then ``transferscope.json``, with which the folder is whole."""
-    folder = Path(folder)
+    folder = store.place(folder)
     arrays = {OF_ADAPTER + name: array for name, array in tuned.arrays.items()}
     if tuned.head is not None:
         arrays |= {OF_HEAD + "weight": tuned.head.weight, OF_HEAD + "bias": tuned.head.bias}
@@ -182,9 +181,9 @@ def save_tuned(tuned: TunedMethod, folder: Path | str) -> Path:
     return folder
 
 
-def load_tuned(folder: Path | str) -> TunedMethod:
+def load_tuned(folder: store.AnyPath) -> TunedMethod:
     """Read what `save_tuned` wrote. Raises StudyError: not there; StoreError: damaged, or something else."""
-    folder = Path(folder)
+    folder = store.place(folder)
     if not (folder / RECORD).is_file():
         raise StudyError(f"no tuned method in {str(folder)!r}: no {RECORD}")
     record = store.read_json(folder / RECORD)

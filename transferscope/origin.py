@@ -169,7 +169,7 @@ class _Study:
         if self.values.changed:
             workspace.report(f"perturbing {task} again: {'; '.join(self.values.changed)}")
 
-    def _path(self, file: str) -> store.Path:
+    def _path(self, file: str) -> store.Place:
         return self.workspace.study.path(FOLDER, store.checked_name(self.name), file)
 
     def chosen(self, name: str, scores: np.ndarray) -> Chosen:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -216,7 +215,7 @@ def words_of(workspace: Workspace, name: str) -> WordSelectivity:
     return found
 
 
-def _path(workspace: Workspace, task: str, *parts: str) -> Path:
+def _path(workspace: Workspace, task: str, *parts: str) -> store.Place:
     return workspace.study.path(FOLDER, store.checked_name(task), *parts)
 
 

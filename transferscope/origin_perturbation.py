@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -120,7 +119,7 @@ def random_like(neurons: np.ndarray, seed: int) -> np.ndarray:
 class Values:
     """Measured values by the digest of their unit, in one JSON file, rewritten whole for each new one."""
 
-    def __init__(self, path: Path, inputs: Mapping[str, object]) -> None:
+    def __init__(self, path: store.Place, inputs: Mapping[str, object]) -> None:
         self.path, self.inputs = path, store.json_ready(dict(inputs))
         self._values: dict[str, float] = {}
         self.changed: list[str] = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -203,13 +202,13 @@ def _layer_rows(backbone: Backbone, wanted: bool) -> Iterator[tuple[Callable[[Te
             handle.remove()
 
 
-def save_features(found: PairFeatures, path: Path | str, provenance: Mapping[str, Any]) -> None:
+def save_features(found: PairFeatures, path: store.AnyPath, provenance: Mapping[str, Any]) -> None:
     """Write one pair's arrays as safetensors, atomically; what they were made from goes beside them."""
     arrays = {name: getattr(found, name) for name in ARRAYS if getattr(found, name) is not None}
     store.save_arrays(path, arrays, dict(provenance))
 
 
-def load_features(path: Path | str) -> tuple[PairFeatures, dict[str, Any]]:
+def load_features(path: store.AnyPath) -> tuple[PairFeatures, dict[str, Any]]:
     """One pair's arrays and what they were made from.
 
     Raises StudyError where there is no file, StoreError where it is damaged or of something else.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,7 +131,7 @@ class TargetFeatures:
         self.extracted += 1
         return found
 
-    def _path(self, source: str, seed: int) -> Path:
+    def _path(self, source: str, seed: int) -> store.Place:
         folders = [store.checked_name(name) for name in (self.target, source)]
         return self.workspace.study.path(FEATURES, *folders, f"{seed}.safetensors")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from transferscope import (
@@ -50,13 +49,13 @@ STARTS = 3  # how many sources are started from where none is named
 
 
 def open_study(
-    path: Path | str, *, report: Report | None = None, progress: Progress | None = None
+    path: store.AnyPath, *, report: Report | None = None, progress: Progress | None = None
 ) -> Pipeline:
     """The pipeline of a study folder or its ``study.yaml``.
 
     ``report`` gets a line for what happens, ``progress`` (stage, done, total, what). Raises StudyError.
     """
-    path = Path(path)
+    path = store.place(path)
     file = path / STUDY_FILE if path.is_dir() else path
     if not file.is_file():
         raise StudyError(f"no {STUDY_FILE} in {str(path)!r}" if path.is_dir() else f"no study {str(path)!r}")
@@ -180,16 +179,16 @@ class Pipeline(Workspace):
     def _start(self, name: str) -> dict[str, Sequence[SoftPrompt]]:
         if name in self.settings.tasks:
             return dict(self.tune([name]))
-        if not Path(name).is_dir():
+        if not store.place(name).is_dir():
             raise StudyError(
                 f"no task and no folder {name!r} to start from. {suggest(name, [*self.settings.tasks, BEST])}"
             )
-        short = Path(name).resolve().name
+        short = store.place(name).resolve().name
         if short in (*RESERVED, *self.settings.tasks):
             raise StudyError(f"the folder {name!r} has the name of a task or a control ({short}): rename it")
         return {short: [load_prompt(path) for path in find_prompts([name], depth=1)]}
 
-    def best_run(self, comparison: InitComparison) -> Path:
+    def best_run(self, comparison: InitComparison) -> store.Place:
         """The PEFT folder of the recommended start: of its runs, the one with the best validation score."""
         first = comparison.recommended
         runs = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,14 +172,14 @@ def _gradients(extractor: Extractor, prompt: SoftPrompt, labels: str, seed: int)
     return {name: getattr(found, name) for name in PROFILE["gradients"]}
 
 
-def save_profile(profile: TaskProfile, path: Path | str) -> None:
+def save_profile(profile: TaskProfile, path: store.AnyPath) -> None:
     """Write a profile as one safetensors file, atomically; what it was made from goes into its metadata."""
     arrays = {need: getattr(profile, need) for need in NEEDS if getattr(profile, need) is not None}
     meta = {"task": profile.task, "seeds": list(profile.seeds), "provenance": dict(profile.provenance)}
     store.save_arrays(path, arrays, {"kind": "profile", **meta})
 
 
-def load_profile(path: Path | str) -> TaskProfile:
+def load_profile(path: store.AnyPath) -> TaskProfile:
     """Read a profile.
 
     Raises StudyError where there is none, StoreError where it is damaged or not a profile.

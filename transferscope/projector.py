@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -222,7 +221,7 @@ def _sizes(settings: ProjectorSettings, source: Space, target: Space) -> tuple[i
     return (source.size, target.size) if settings.flatten else (source.width, target.width)
 
 
-def save_projector(projector: Projector, path: Path | str) -> Path:
+def save_projector(projector: Projector, path: store.AnyPath) -> store.Place:
     """Write one safetensors file: the arrays, and everything else as its metadata."""
     known = {
         "kind": "projector",
@@ -235,10 +234,10 @@ def save_projector(projector: Projector, path: Path | str) -> Path:
         "provenance": dict(projector.provenance),
     }
     store.save_arrays(path, projector.arrays, known)
-    return Path(path)
+    return store.place(path)
 
 
-def load_projector(path: Path | str) -> Projector:
+def load_projector(path: store.AnyPath) -> Projector:
     """Read what `save_projector` wrote; shapes, dtypes and finiteness are checked.
 
     Raises StudyError if the file is not there, StoreError if it is damaged or not a projector.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import comb
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,13 +92,13 @@ def measure_rows(
     return RowAccuracy(task.name, tuple(prompt.seed for prompt in prompts), np.stack(found))
 
 
-def save_rows(rows: RowAccuracy, path: Path | str) -> None:
+def save_rows(rows: RowAccuracy, path: store.AnyPath) -> None:
     """Write as one safetensors file, atomically; what it was made from goes into its metadata."""
     meta = {"task": rows.task, "seeds": list(rows.seeds), "provenance": dict(rows.provenance)}
     store.save_arrays(path, {"accuracy": rows.accuracy}, {"kind": "rows", **meta})
 
 
-def load_rows(path: Path | str) -> RowAccuracy:
+def load_rows(path: store.AnyPath) -> RowAccuracy:
     """Read them. Raises StudyError where there are none, StoreError where the file is damaged or another."""
     arrays, meta = store.load_arrays(path)
     try:

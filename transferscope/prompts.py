@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,9 +56,11 @@ class SoftPrompt:
         return store.fingerprint(self.rows, self.template, head)
 
 
-def save_prompt(prompt: SoftPrompt, folder: Path | str, *, model: str = "", kind: str = "encoder") -> Path:
+def save_prompt(
+    prompt: SoftPrompt, folder: store.AnyPath, *, model: str = "", kind: str = "encoder"
+) -> store.Place:
     """Write a PEFT prompt-tuning folder and its record; ``peft`` itself loads it (as ``prefix``)."""
-    folder = Path(folder)
+    folder = store.place(folder)
     rows = np.ascontiguousarray(prompt.rows, dtype=np.float32)
     config = {
         "peft_type": "PROMPT_TUNING",
@@ -90,14 +91,14 @@ def save_prompt(prompt: SoftPrompt, folder: Path | str, *, model: str = "", kind
     return folder
 
 
-def load_prompt(folder: Path | str) -> SoftPrompt:
+def load_prompt(folder: store.AnyPath) -> SoftPrompt:
     """Read a PEFT prompt-tuning (or P-tuning) folder, ours or anybody's.
 
     The folder is untrusted: only JSON and safetensors are read, and shapes and finiteness are checked. PEFT
     saves two sets of rows for an encoder-decoder and uses the first, before the encoder's input; so do we.
     Raises PromptError.
     """
-    folder = Path(folder)
+    folder = store.place(folder)
     config = _config(folder)
     rows = _rows(folder, config)
     record = read_record(folder)
@@ -113,14 +114,14 @@ def load_prompt(folder: Path | str) -> SoftPrompt:
     )
 
 
-def find_prompts(folders: Iterable[Path | str], depth: int = 3) -> list[Path]:
+def find_prompts(folders: Iterable[store.AnyPath], depth: int = 3) -> list[store.Place]:
     """The adapter folders among ``folders`` and below them, down to ``depth`` levels, sorted, each once."""
-    found: dict[Path, Path] = {}
-    for start in map(Path, folders):
+    found: dict[store.Place, store.Place] = {}
+    for start in map(store.place, folders):
         if not start.is_dir():
             raise PromptError(f"no folder {str(start)!r}: expected a PEFT adapter folder or a folder of them")
-        here = [
-            path.parent for level in range(depth + 1) for path in sorted(start.glob("*/" * level + CONFIG))
+        here: list[store.Place] = [
+            path.parent for level in range(depth + 1) for path in store.fitting(start, "*/" * level + CONFIG)
         ]
         if not here:
             raise PromptError(
@@ -131,12 +132,12 @@ def find_prompts(folders: Iterable[Path | str], depth: int = 3) -> list[Path]:
     return list(found.values())
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: store.Place) -> dict[str, Any]:
     """The `adapter_config.json` of a PEFT folder, of any type. Raises PromptError."""
     return _json(folder / CONFIG)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: store.Place) -> dict[str, Any]:
     """Our own record beside a prompt or adapter, {} where there is none. Raises PromptError."""
     record = _json(folder / RECORD) if (folder / RECORD).is_file() else {}
     if not isinstance(record.get("provenance") or {}, dict) or not isinstance(record.get("seed") or 0, int):
@@ -144,7 +145,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def read_tensors(folder: Path) -> dict[str, Mapping[str, Any]]:
+def read_tensors(folder: store.Place) -> dict[str, Mapping[str, Any]]:
     """The tensors of a PEFT folder by name, each with dtype, shape and data (bytes). Raises PromptError."""
     path = folder / WEIGHTS
     if not path.is_file():
@@ -153,7 +154,9 @@ def read_tensors(folder: Path) -> dict[str, Mapping[str, Any]]:
             hint = "; adapter_model.bin (pickle) is not read: save it with peft's safe_serialization=True"
         raise PromptError(f"no {WEIGHTS} in {str(folder)!r}{hint}")
     try:
-        return dict(deserialize(path.read_bytes()))
+        return dict(deserialize(store.local(path).read_bytes()))
+    except StudyError:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise PromptError(f"{str(path)!r} cannot be read as safetensors: {error}") from None
 
@@ -173,11 +176,13 @@ def read_floats(tensor: Mapping[str, Any], label: str, axes: str) -> np.ndarray:
     return rows.reshape(shape)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: store.Place) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PromptError(f"no {path.name} in {str(path.parent)!r}: not a PEFT adapter folder") from None
+    except StudyError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise PromptError(f"{str(path)!r} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
@@ -185,7 +190,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: store.Place) -> dict[str, Any]:
     config = read_config(folder)
     if config.get("peft_type") not in READABLE:
         raise PromptError(
@@ -195,7 +200,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _rows(folder: Path, config: Mapping[str, Any]) -> np.ndarray:
+def _rows(folder: store.Place, config: Mapping[str, Any]) -> np.ndarray:
     path, tensors = folder / WEIGHTS, read_tensors(folder)
     if KEY not in tensors:
         raise PromptError(
@@ -210,7 +215,7 @@ def _rows(folder: Path, config: Mapping[str, Any]) -> np.ndarray:
     return rows[:tokens]
 
 
-def _count(config: Mapping[str, Any], name: str, default: int, folder: Path) -> int:
+def _count(config: Mapping[str, Any], name: str, default: int, folder: store.Place) -> int:
     value = config.get(name)
     if value is None:
         return default
@@ -221,7 +226,7 @@ def _count(config: Mapping[str, Any], name: str, default: int, folder: Path) -> 
     return value
 
 
-def _head(path: Path) -> Head:
+def _head(path: store.Place) -> Head:
     try:
         arrays, _ = store.load_arrays(path)
         weight, bias = arrays["weight"], arrays["bias"]

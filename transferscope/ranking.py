@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from transferscope.baselines import Facts, baselines
 from transferscope.comparison import Material
 from transferscope.default_indicator import DEFAULT, Chosen, choose
 from transferscope.errors import InputError, PromptError, suggest
+from transferscope.files import AnyPath, place
 from transferscope.ordering import (
     RankedSource,
     Ranking,
@@ -110,8 +110,8 @@ def rank_materials(
 
 
 def rank_prompts(
-    target_path: Path | str,
-    folders: Sequence[Path | str],
+    target_path: AnyPath,
+    folders: Sequence[AnyPath],
     *,
     indicator: str | None = None,
     transfer: TransferMatrix | None = None,
@@ -266,10 +266,10 @@ def _beside(goal: Material, found: list[Material]) -> tuple[list[Material], tupl
     for material in found:
         if material.task != goal.task:
             sources.append(material)
-        elif Path(material.where, RECORD).is_file():
+        elif (place(material.where) / RECORD).is_file():
             notes.append(f"{material.where} is a prompt of the target itself and was left out.")
         else:
-            sources.append(replace(material, task=str(Path(material.where))))
+            sources.append(replace(material, task=str(place(material.where))))
     return sources, tuple(notes)
 
 

@@ -107,9 +107,17 @@ class Opened:
         return np.cumsum([0, *counts])[: len(counts)]
 
 
+def local_path(study: Study, *parts: str) -> Path:
+    """A path in a library, which is mapped into memory and locked. Raises StudyError: at an address."""
+    path = study.path(*parts)
+    if not isinstance(path, Path):
+        raise StudyError(f"a signature library lies in a local folder, not at {study.folder}")
+    return path
+
+
 def read_index(study: Study) -> Index | None:
     """The index, None where there is none. Raises StoreError: damaged, or not of a library."""
-    path = study.path(INDEX)
+    path = local_path(study, INDEX)
     if not path.is_file():
         return None
     value = store.read_json(path)
@@ -123,7 +131,7 @@ def read_index(study: Study) -> Index | None:
 
 def write_index(study: Study, index: Index) -> None:
     """Put the index in the place of the one before, whole or not at all."""
-    store.write_json(study.path(INDEX), index.model_dump(), versioned=True)
+    store.write_json(local_path(study, INDEX), index.model_dump(), versioned=True)
 
 
 def open_segment(study: Study, index: Index, segment: Segment) -> Opened:
@@ -131,7 +139,7 @@ def open_segment(study: Study, index: Index, segment: Segment) -> Opened:
 
     Raises StoreError: a file is missing, damaged, or not as large as its entries say.
     """
-    path = study.path(FOLDER, segment.name, ENTRIES)
+    path = local_path(study, FOLDER, segment.name, ENTRIES)
     data = _read(path)
     if hashlib.sha256(data).hexdigest() != segment.sums.get(ENTRIES):
         raise StoreError(f"{path}: its content does not fit its checksum; make the library again")
@@ -147,7 +155,7 @@ def open_segment(study: Study, index: Index, segment: Segment) -> Opened:
 
 
 def _open_column(study: Study, index: Index, segment: Segment, column: str, rows: int) -> np.ndarray:
-    path = study.path(FOLDER, segment.name, f"{column}.npy")
+    path = local_path(study, FOLDER, segment.name, f"{column}.npy")
     if not rows:  # written before the first prompt came, say: its width means nothing
         return np.zeros((0, index.row(column)), DTYPES[column])
     try:
@@ -169,7 +177,7 @@ def write_segment(study: Study, entries: Sequence[Entry], columns: Mapping[str, 
     content = {f"{column}.npy": _npy(columns[column], dtype) for column, dtype in DTYPES.items()}
     content[ENTRIES] = TypeAdapter(tuple[Entry, ...]).dump_json(tuple(entries))
     for file, data in content.items():
-        store.write_bytes(study.path(FOLDER, name, file), data)
+        store.write_bytes(local_path(study, FOLDER, name, file), data)
         sums[file] = hashlib.sha256(data).hexdigest()
     return Segment(name=name, sums=sums)
 
@@ -216,16 +224,16 @@ def _together(study: Study, index: Index, group: Sequence[Segment]) -> Segment:
 
 
 def _bytes(study: Study, segment: Segment) -> int:
-    return sum(study.path(FOLDER, segment.name, f"{column}.npy").stat().st_size for column in DTYPES)
+    return sum(local_path(study, FOLDER, segment.name, f"{column}.npy").stat().st_size for column in DTYPES)
 
 
 def remove_unknown(study: Study, index: Index) -> list[str]:
     """Remove the segments that the index does not name: of killed additions, or merged. Returns names."""
-    known, folder = {segment.name for segment in index.segments}, study.path(FOLDER)
+    known, folder = {segment.name for segment in index.segments}, local_path(study, FOLDER)
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     unknown = [name for name in found if name not in known]
     for name in unknown:
-        shutil.rmtree(study.path(FOLDER, name), ignore_errors=True)
+        shutil.rmtree(local_path(study, FOLDER, name), ignore_errors=True)
     return unknown
 
 
@@ -234,9 +242,9 @@ def damaged(study: Study, index: Index) -> list[str]:
     bad = []
     for segment in index.segments:
         for file in (ENTRIES, *(f"{column}.npy" for column in DTYPES)):
-            path = study.path(FOLDER, segment.name, file)
+            path = local_path(study, FOLDER, segment.name, file)
             if not path.is_file() or _sha256(path) != segment.sums.get(file):
-                bad.append(str(path.relative_to(study.folder)))
+                bad.append("/".join((FOLDER, segment.name, file)))
     return bad
 
 
@@ -248,8 +256,9 @@ def _sha256(path: Path) -> str:
 @contextmanager
 def locked(study: Study) -> Iterator[None]:
     """One writer at a time; the others wait. The lock goes with its process, so a kill leaves none."""
-    study.folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(study.path(LOCK), os.O_RDWR | os.O_CREAT, 0o666)
+    lock = local_path(study, LOCK)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _take(handle)
         yield

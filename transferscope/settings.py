@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from reprlib import repr as short
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from transferscope import store
 from transferscope.errors import StudyError, suggest
 from transferscope.task_spec import TaskSpec, parse_spec
 
@@ -175,14 +175,16 @@ class StudySettings(Strict):
         return value
 
 
-def read_settings(path: Path | str) -> StudySettings:
+def read_settings(path: store.AnyPath) -> StudySettings:
     """Read a ``study.yaml`` (safe YAML only).
 
     Raises StudyError with one line for each thing that is wrong.
     """
-    path = Path(path)
+    path = store.place(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except StudyError:
+        raise
     except FileNotFoundError:
         raise StudyError(f"no study file {str(path)!r}") from None
     except (

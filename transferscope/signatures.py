@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,7 +186,7 @@ def extract_refused(backbone: Backbone, task: Task, prompts: Sequence[SoftPrompt
 ARRAYS = ("prompts", "stimulation", "active", "predictivity", "baseline", "features")
 
 
-def save_signature(signature: Signature, path: Path | str, fingerprint: str = "") -> None:
+def save_signature(signature: Signature, path: store.AnyPath, fingerprint: str = "") -> None:
     """Write a signature as one safetensors file; what it was made from goes into the file's metadata."""
     arrays = {name: getattr(signature, name) for name in ARRAYS if getattr(signature, name) is not None}
     store.save_arrays(
@@ -203,7 +202,7 @@ def save_signature(signature: Signature, path: Path | str, fingerprint: str = ""
     )
 
 
-def load_signature(path: Path | str) -> Signature:
+def load_signature(path: store.AnyPath) -> Signature:
     """Read a signature.
 
     Raises StudyError where there is none, StoreError where it is damaged or not a signature.

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transferscope.addresses import Address, Place
 from transferscope.errors import StudyError
 from transferscope.files import (
     FORMAT_VERSION,
     AnyPath,
     csv_bytes,
+    fitting,
+    inside,
     load_arrays,
+    local,
+    local_folder,
+    move,
+    place,
     read_bytes,
     read_csv,
     read_json,
@@ -28,12 +34,21 @@ from transferscope.fingerprints import fingerprint, json_ready, stale_reason
 
 __all__ = [
     "FORMAT_VERSION",
+    "Address",
+    "AnyPath",
+    "Place",
     "Study",
     "checked_name",
     "fingerprint",
+    "fitting",
+    "inside",
     "is_current",
     "json_ready",
     "load_arrays",
+    "local",
+    "local_folder",
+    "move",
+    "place",
     "provenance",
     "read_csv",
     "read_json",
@@ -65,8 +80,8 @@ def write_csv(
         write_json(_beside(path), {**provenance, "content": _checksum(data)}, versioned=True)
 
 
-def _beside(table: AnyPath) -> Path:
-    return Path(f"{os.fspath(table)}.json")
+def _beside(table: AnyPath) -> Place:
+    return place(f"{place(table)}.json")
 
 
 def _checksum(data: bytes) -> str:
@@ -79,7 +94,7 @@ def provenance(path: AnyPath) -> dict[str, Any] | None:
     None if the artefact or its record is not there, or if the file was changed since the record was written.
     Raises StoreError if either is damaged or of another format version.
     """
-    target = Path(path)
+    target = place(path)
     if not target.is_file():
         return None
     if target.suffix == ".safetensors":
@@ -101,36 +116,37 @@ def is_current(path: AnyPath, fingerprint: str) -> bool:
 
 @dataclass(frozen=True, init=False)
 class Study:
-    """A study folder: where each artefact lies, and which there are. Nothing is made until a file is written.
+    """A study folder, here or at an address: where each artefact lies, and which there are.
 
+    Nothing is made until a file is written, and nothing is asked of an address until something is read.
     Names of tasks become names of files, so one that could lead out of the folder is a StudyError.
     """
 
-    folder: Path
+    folder: Place
 
     def __init__(self, folder: AnyPath) -> None:
-        """Raises StudyError if `folder` is a file or an address such as s3://bucket/study."""
-        if "://" in os.fspath(folder):
-            raise StudyError(f"a study lies in a local folder; {os.fspath(folder)} is an address")
-        object.__setattr__(self, "folder", Path(folder))
-        if self.folder.exists() and not self.folder.is_dir():
+        """Raises StudyError if `folder` is a file, or an address that cannot be used."""
+        object.__setattr__(self, "folder", place(folder))
+        if isinstance(self.folder, Path) and self.folder.exists() and not self.folder.is_dir():
             raise StudyError(f"{folder} is a file; a study is a folder")
 
-    def path(self, *parts: str) -> Path:
+    def path(self, *parts: str) -> Place:
         """A path in the study. Raises StudyError if its parts or a symbolic link would lead out of it."""
         outside = any(Path(part).is_absolute() or ".." in Path(part).parts or "\0" in part for part in parts)
         if outside or not all(part.strip() for part in parts):
             raise StudyError(f"{'/'.join(parts)!r} is not a path inside the study {self.folder}")
         found = self.folder.joinpath(*parts)
+        if isinstance(found, Address) or isinstance(self.folder, Address):
+            return found
         if not found.resolve().is_relative_to(self.folder.resolve()):
             raise StudyError(f"{found} leads out of the study, to {found.resolve()}")
         return found
 
-    def prompt_folder(self, task: str, seed: int) -> Path:
+    def prompt_folder(self, task: str, seed: int) -> Place:
         """Folder of the prompt of `task` tuned with `seed`."""
         return self.path("prompts", checked_name(task), str(int(seed)))
 
-    def signature_file(self, task: str) -> Path:
+    def signature_file(self, task: str) -> Place:
         """File of the signature of `task`."""
         return self.path("signatures", f"{checked_name(task)}.safetensors")
 
@@ -151,7 +167,7 @@ class Study:
             self.signature_file(task)
         return tasks
 
-    def clean(self) -> list[Path]:
+    def clean(self) -> list[Place]:
         """Remove what killed processes left behind (temporary files only); return it."""
         return remove_leftovers(self.folder)
 

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from transferscope.errors import TaskError, suggest
+from transferscope.files import Place, local, local_folder
 
 SUFFIXES = (".jsonl", ".csv", ".tsv")
 _SHOWN = 20  # an error lists at most so many names
@@ -57,7 +58,7 @@ def is_file_name(name: str) -> bool:
     return name.lower().removesuffix(".gz").endswith(SUFFIXES)
 
 
-def read_file(path: Path, fields: Sequence[str]) -> Table:
+def read_file(path: Place, fields: Sequence[str]) -> Table:
     """The named fields of a `.jsonl`, `.csv` or `.tsv` file in UTF-8, possibly gzipped (`.csv.gz`).
 
     Raises TaskError: no such file, unknown suffix, not UTF-8, a bad line, a field that is not there.
@@ -82,10 +83,10 @@ def read_file(path: Path, fields: Sequence[str]) -> Table:
     )
 
 
-def _text(path: Path) -> str:
+def _text(path: Place) -> str:
     if not path.is_file():
         raise TaskError(f"{path}: {_not_there(path, 'file')}")
-    data = path.read_bytes()
+    data = local(path).read_bytes()
     if path.name.lower().endswith(".gz"):
         try:
             data = gzip.decompress(data)
@@ -98,7 +99,7 @@ def _text(path: Path) -> str:
         raise TaskError(f"{path}, line {line}: not UTF-8 text; save the file in UTF-8") from error
 
 
-def _not_there(path: Path, kind: str) -> str:
+def _not_there(path: Place, kind: str) -> str:
     """What to say of a missing file or folder: what stands beside it."""
     if path.exists():
         return f"this is not a {kind}"
@@ -113,7 +114,7 @@ def _not_there(path: Path, kind: str) -> str:
 Row = tuple[int, list[Any]]  # the line where it begins, its values
 
 
-def _json_rows(path: Path, text: str, fields: Sequence[str]) -> Iterator[Row]:
+def _json_rows(path: Place, text: str, fields: Sequence[str]) -> Iterator[Row]:
     # Not splitlines(): JSON allows U+2028 and its kin inside strings, where they end no line.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -132,7 +133,7 @@ def _json_rows(path: Path, text: str, fields: Sequence[str]) -> Iterator[Row]:
         yield number, [row[name] for name in fields]
 
 
-def _pick(path: Path, rows: list[Row], fields: Sequence[str]) -> list[Row]:
+def _pick(path: Place, rows: list[Row], fields: Sequence[str]) -> list[Row]:
     """The named columns of rows whose first one is the header."""
     if not rows:
         return []
@@ -147,7 +148,9 @@ def _pick(path: Path, rows: list[Row], fields: Sequence[str]) -> list[Row]:
     return [(number, [row[i] for i in places]) for number, row in rows[1:]]
 
 
-def _csv_rows(path: Path, text: str, delimiter: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> list[Row]:
+def _csv_rows(
+    path: Place, text: str, delimiter: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+) -> list[Row]:
     """All records, the header first, each with its line; every record has as many values as the header."""
     # Strict, since otherwise a quote that is never closed swallows the rest of the file without a word.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
@@ -171,7 +174,7 @@ def _csv_rows(path: Path, text: str, delimiter: str, quoting: Literal[0, 3] = cs
     return rows
 
 
-def _tsv_rows(path: Path, text: str) -> list[Row]:
+def _tsv_rows(path: Place, text: str) -> list[Row]:
     """Records of a tsv file: quotes count as in csv if the whole file reads so, else (GLUE) they are text."""
     if '"' not in text:
         return _csv_rows(path, text, "\t", csv.QUOTE_NONE)
@@ -208,7 +211,7 @@ def read_hub(name: str, config: str | None, revision: str | None) -> dict[str, A
     return _splits(found)
 
 
-def read_saved(path: Path) -> dict[str, Any]:
+def read_saved(path: Place) -> dict[str, Any]:
     """The splits of a folder written by `save_to_disk`, by name; a lone `Dataset` is called `train`.
 
     Raises TaskError: `datasets` is not installed, no such folder, or no saved data set in it.
@@ -217,7 +220,7 @@ def read_saved(path: Path) -> dict[str, Any]:
         raise TaskError(f"{path}: {_not_there(path, 'folder')}")
     library = _datasets()
     try:
-        found = library.load_from_disk(str(path))
+        found = library.load_from_disk(str(local_folder(path)))
     except Exception as error:  # a damaged folder shows itself as an error of arrow, json or the file system
         raise TaskError(f"{path}: not a folder written by save_to_disk: {_first_line(error)}") from error
     return _splits(found)

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from transferscope.errors import TaskError
+from transferscope.files import AnyPath, Place, inside, place
 from transferscope.fingerprints import fingerprint
 from transferscope.metrics import metric as find_metric
 from transferscope.task_files import Table, is_file_name, nearest, read_file, read_hub, read_saved, read_split
@@ -125,7 +125,7 @@ class Task:
         return fingerprint("task", splits, list(self.labels), self.words and list(self.words), self.metric)
 
 
-def load_task(name: str, spec: TaskSpec | Mapping[str, Any], *, folder: str | Path = ".") -> Task:
+def load_task(name: str, spec: TaskSpec | Mapping[str, Any], *, folder: AnyPath = ".") -> Task:
     """Read a task; relative paths in `spec` are relative to `folder`.
 
     Same data and spec, same task: samples (`max_train`, `max_dev`) and the automatic dev split are stratified
@@ -135,12 +135,12 @@ def load_task(name: str, spec: TaskSpec | Mapping[str, Any], *, folder: str | Pa
     """
     checked = parse_spec(name, spec)
     try:
-        return _load(name, checked, Path(folder))
+        return _load(name, checked, place(folder))
     except TaskError as error:
         raise TaskError(f"task {name!r}: {error}") from error
 
 
-def _load(name: str, spec: TaskSpec, folder: Path) -> Task:
+def _load(name: str, spec: TaskSpec, folder: Place) -> Task:
     if not re.fullmatch(r"[^\s./\\]([^/\\]*[^\s/\\])?", name):
         raise TaskError("a task's name becomes a folder's: no slashes, no dot or blank in front, not empty")
     train, dev = _tables(spec, folder)
@@ -189,7 +189,7 @@ def _unclassified(train: Table, dev: Table | None) -> tuple[tuple[str, ...], lis
     return (), [np.full(table.size, NO_CLASS) for table in (train, dev) if table is not None]
 
 
-def _tables(spec: TaskSpec, folder: Path) -> tuple[Table, Table | None]:
+def _tables(spec: TaskSpec, folder: Place) -> tuple[Table, Table | None]:
     """The splits as they were found; None where the dev split is to be taken from train."""
     fields = (*spec.texts, spec.gold)
     named = [name for name in (spec.train, spec.dev) if name is not None]
@@ -200,9 +200,10 @@ def _tables(spec: TaskSpec, folder: Path) -> tuple[Table, Table | None]:
         source = f"dataset {spec.dataset!r}" + (f" ({spec.config})" if spec.config else "")
         splits = read_hub(spec.dataset, spec.config, spec.revision)
     elif spec.path is not None:
-        source, splits = str(folder / spec.path), read_saved(folder / spec.path)
+        saved = inside(folder, spec.path)
+        source, splits = str(saved), read_saved(saved)
     else:
-        files = [read_file(folder / name, fields) for name in named]
+        files = [read_file(inside(folder, name), fields) for name in named]
         return files[0], files[1] if len(files) > 1 else None
     train = spec.train or "train"
     dev = spec.dev

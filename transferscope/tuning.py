@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from transferscope import attachment, store
 from transferscope.attachment import Readout
 from transferscope.evaluation import Evaluation
+from transferscope.files import Place
 from transferscope.models import Backbone
 from transferscope.prompts import Head, SoftPrompt
 from transferscope.settings import TuningSettings
@@ -32,7 +32,7 @@ def tune(
     init_from: SoftPrompt | None = None,
     max_length: int | None = None,
     token_budget: int = 8192,
-    folder: Path | None = None,
+    folder: store.Place | None = None,
     progress: Progress | None = None,
 ) -> SoftPrompt:
     """Tune a soft prompt of ``settings.rows`` rows for a task. The backbone is frozen and gets no gradient.
@@ -77,7 +77,7 @@ class Begun:
     """A tuning at its first step, or where its state left it: the run, the state's file, what it is of."""
 
     run: _Run
-    state: Path | None
+    state: Place | None
     inputs: str
 
 
@@ -90,11 +90,11 @@ def begin(
     init_from: SoftPrompt | None = None,
     *,
     max_length: int | None = None,
-    folder: Path | None = None,
+    folder: Place | None = None,
 ) -> Begun:
     """Begin the tuning of a prompt, or go on from the state that a folder has of the same inputs."""
     run = _Run(backbone, setup, settings, seed, init_from)
-    state = None if folder is None else Path(folder) / STATE
+    state = None if folder is None else store.place(folder) / STATE
     inputs = store.fingerprint(
         backbone.fingerprint, task.fingerprint, settings.model_dump(), seed, setup.template, setup.head,
         max_length, init_from.fingerprint if init_from else None,

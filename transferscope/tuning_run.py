@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -267,7 +266,7 @@ class TuningRun:
             self.misses += 1
 
     def run(
-        self, name: str, state: Path | None = None, inputs: str = "", progress: Progress | None = None
+        self, name: str, state: store.Place | None = None, inputs: str = "", progress: Progress | None = None
     ) -> None:
         """Step and evaluate to the end, keeping a state in a file (None: no) at each evaluation."""
         while not self.finished:
@@ -279,7 +278,7 @@ class TuningRun:
             if progress is not None:
                 progress(self.step, self.settings.steps, f"{name} seed {self.seed} {self.best_text}")
 
-    def save(self, path: Path, inputs: str) -> None:
+    def save(self, path: store.Place, inputs: str) -> None:
         """Write all that is needed to go on."""
         arrays: dict[str, np.ndarray] = {}
         for i, (parameter, best) in enumerate(zip(self.parameters, self.best, strict=True)):
@@ -295,7 +294,7 @@ class TuningRun:
         meta = {"inputs": inputs, "step": self.step, "best": scores, "curve": self.curve}
         store.save_arrays(path, arrays, meta)
 
-    def load(self, path: Path, inputs: str) -> None:
+    def load(self, path: store.Place, inputs: str) -> None:
         """Go on from a state of the same inputs; a damaged state or one of other inputs is started over."""
         if not path.is_file():
             return

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from transferscope.encoding import Encoded, collate
 from transferscope.errors import InputError, PromptError
+from transferscope.files import Place
 from transferscope.models import Backbone
 from transferscope.pooling import (
     Pool,
@@ -47,7 +47,7 @@ def tune_together(
     init_from: Sequence[SoftPrompt] | None = None,
     max_length: int | None = None,
     token_budget: int = 8192,
-    folders: Sequence[Path] | None = None,
+    folders: Sequence[Place] | None = None,
     progress: Progress | None = None,
     keep: Keep | None = None,
 ) -> list[SoftPrompt]:
@@ -87,14 +87,14 @@ def _begun(
     seeds: Sequence[int],
     settings: TuningSettings,
     init_from: Sequence[SoftPrompt] | None,
-    folders: Sequence[Path] | None,
+    folders: Sequence[Place] | None,
     **options: Any,
 ) -> list[Begun]:
     """The trials, each at its first step or where its state left it."""
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"prompts tuned together need one seed each, all different; found {list(seeds)}")
     starts: Sequence[SoftPrompt | None] = init_from or [None] * len(seeds)
-    places: Sequence[Path | None] = folders or [None] * len(seeds)
+    places: Sequence[Place | None] = folders or [None] * len(seeds)
     if not len(starts) == len(places) == len(seeds):
         raise InputError(
             f"{len(seeds)} seeds need as many prompts to start from and folders, found {len(starts)} and "

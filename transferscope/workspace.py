@@ -31,7 +31,7 @@ class Workspace:
 
     def __init__(
         self,
-        folder: Path | str,
+        folder: store.AnyPath,
         settings: StudySettings,
         *,
         report: Report | None = None,
@@ -125,8 +125,10 @@ class Workspace:
     @property
     def model_name(self) -> str:
         """The model's folder, relative to the study where it is there, or its hub id."""
-        local = self.study.folder / self.settings.model.name
-        return str(local) if (local / "config.json").is_file() else self.settings.model.name
+        there = store.inside(self.study.folder, self.settings.model.name)
+        if not (there / "config.json").is_file():
+            return self.settings.model.name
+        return str(store.local_folder(there))
 
     @property
     def types(self) -> dict[str, str]:
@@ -193,7 +195,7 @@ class Workspace:
     def tuned(
         self,
         task: Task,
-        folder: Path,
+        folder: store.Place,
         *,
         seed: int,
         settings: TuningSettings | None = None,
@@ -232,7 +234,7 @@ class Workspace:
         self._save(prompt, folder, inputs | safe_precision.made_in(backbone))
         return prompt, True
 
-    def _save(self, prompt: SoftPrompt, folder: Path, inputs: Mapping[str, Any]) -> None:
+    def _save(self, prompt: SoftPrompt, folder: Place, inputs: Mapping[str, Any]) -> None:
         prompt.provenance["inputs"] = inputs  # type: ignore[index]
         save_prompt(prompt, folder, model=self.settings.model.name, kind=self.backbone.architecture.kind)
 
@@ -325,7 +327,7 @@ class Workspace:
 
     def _given(self, name: str) -> tuple[SoftPrompt, ...]:
         """The prompts that a task brings, one a seed, under the name that the study gives the task."""
-        where = self.study.folder / str(self.settings.tasks[name].prompts)
+        where = store.inside(self.study.folder, str(self.settings.tasks[name].prompts))
         try:
             found = [load_prompt(path) for path in find_prompts([where], depth=1)]
         except PromptError as error:

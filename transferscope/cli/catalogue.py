@@ -110,9 +110,9 @@ def _architectures(study: Path | None, name: str | None) -> list[dict[str, Any]]
 
 def _tasks(study: Path | None, name: str | None) -> list[dict[str, Any]]:
     from transferscope.settings import read_settings
-    from transferscope.store import Study
+    from transferscope.store import Study, place
 
-    path = Path(study or ".")
+    path = place(study or ".")
     file = path / "study.yaml" if path.is_dir() else path
     settings, there = read_settings(file), Study(file.parent)
     tuned, extracted = [task for task, _ in there.prompts()], there.signatures()

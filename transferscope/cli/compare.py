@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from transferscope.cli.options import (
+    PlaceType,
     emit,
     open_study,
     output_options,
@@ -15,7 +16,7 @@ from transferscope.cli.options import (
     study_option,
 )
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FOLDER = PlaceType(exists=True, file_okay=False)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -31,7 +32,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--indicators", "table", type=FILE, help="CSV file indicator,source,target,value instead.")
 @click.option(
-    "--models", multiple=True, nargs=2, metavar="STUDY STUDY", type=click.Path(exists=True, path_type=Path),
+    "--models", multiple=True, nargs=2, metavar="STUDY STUDY", type=PlaceType(exists=True),
     help="Two studies: how alike their models are.",
 )  # fmt: skip
 @click.option("--indicator", "names", multiple=True, help="Only this one (can be repeated).")

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from transferscope.cli.evidence_input import check_inputs, read_files, read_studies
-from transferscope.cli.options import FORMATS, emit, plot_option
+from transferscope.cli.options import FORMATS, PlaceType, emit, plot_option
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,7 +35,7 @@ def _repeated(name: str, plural: str, help_: str, type_: Any = FILE, **more: Any
 
 @click.command("correlate")
 @_repeated(
-    "study", "studies", "A study folder or its study.yaml; several: combined.", click.Path(path_type=Path)
+    "study", "studies", "A study folder or its study.yaml, or an address; several: combined.", PlaceType()
 )
 @_repeated("indicators", "tables", "CSV file indicator,source,target,value instead; several: combined.")
 @_repeated("transfer", "transfers", "CSV file protocol,source,target,seed,metric,value, beside each of them.")

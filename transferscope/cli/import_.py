@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from transferscope.cli.options import emit, output_options
+from transferscope.cli.options import PlaceType, emit, output_options
 
 
 class Importers(click.Group):
@@ -62,11 +62,14 @@ def _command(name: str) -> click.Command:
 
 
 def _parameter(one: inspect.Parameter, hint: Any, help_: dict[str, str]) -> click.Parameter:
-    """A positional parameter as an argument (a tuple as several), a keyword-only one as an option."""
+    """A positional parameter as an argument (a tuple as several), a keyword-only one as an option.
+
+    A path that may be an address (`store.Place`, two types) is taken as one.
+    """
     required = one.default is inspect.Parameter.empty
     several = typing.get_origin(hint) is tuple
-    plain = next(kind for kind in typing.get_args(hint) or [hint] if kind not in (types.NoneType, ...))
-    kind = click.Path(path_type=Path) if plain is Path else plain
+    plain = [kind for kind in typing.get_args(hint) or [hint] if kind not in (types.NoneType, ...)]
+    kind = PlaceType() if len(plain) > 1 else click.Path(path_type=Path) if plain[0] is Path else plain[0]
     if one.kind is inspect.Parameter.KEYWORD_ONLY:
         names = [f"--{one.name.replace('_', '-')}", one.name]
         # A default of None would count as given.

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from transferscope.cli.messages import channels, finish, report
-from transferscope.cli.options import emit, output_options, study_option
+from transferscope.cli.options import PlaceType, emit, output_options, study_option
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 library_option = click.option(
@@ -36,7 +36,7 @@ def command() -> None:
 
 
 @command.command("add")
-@click.argument("studies", nargs=-1, required=True, metavar="STUDY...", type=click.Path(path_type=Path))
+@click.argument("studies", nargs=-1, required=True, metavar="STUDY...", type=PlaceType())
 @library_option
 @click.option("--prefix", default="", metavar="TEXT", help="Put before the names of these tasks.")
 @click.option("--replace", is_flag=True, help="Take the place of other signatures of these names.")

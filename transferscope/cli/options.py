@@ -18,6 +18,19 @@ FORMATS = ("table", "json", "csv", "md")
 PLOT, PLOT_KIND = "transferscope.plot", "transferscope.plot_kind"
 
 
+class PlaceType(click.Path):
+    """A local path, checked as `click.Path` does, or an address such as s3://bucket/study."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A Path, or an Address. Raises StudyError for an address that cannot be used."""
+        from transferscope.addresses import Address, is_address
+
+        return Address(value) if is_address(value) else super().convert(value, param, ctx)
+
+
 def output_options(function: F) -> F:
     """--format and --output: for each command that makes a table."""
     function = click.option(
@@ -30,9 +43,9 @@ def output_options(function: F) -> F:
 
 
 def study_option(required: bool = True) -> Callable[[F], F]:
-    """--study: a study folder or its study.yaml."""
-    path = click.Path(path_type=Path)
-    return click.option("--study", type=path, required=required, help="A study folder or its study.yaml.")
+    """--study: a study folder or its study.yaml, here or at an address."""
+    help_ = "A study folder or its study.yaml; also an address, s3://bucket/study."
+    return click.option("--study", type=PlaceType(), required=required, help=help_)
 
 
 def dry_run_option(function: F) -> F:

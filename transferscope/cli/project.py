@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from transferscope.cli.messages import channels
-from transferscope.cli.options import emit, output_options
+from transferscope.cli.options import PlaceType, emit, output_options
 
-STUDY = click.Path(path_type=Path)
+STUDY = PlaceType()
 FILE = "projector.safetensors"
 
 
@@ -118,17 +118,17 @@ def _tasks(
     return sorted(set(train_on)) or list(split_tasks(able, seed)[0]), common
 
 
-def _folder(a: Any, b: Any, out: Path | None) -> Path:
+def _folder(a: Any, b: Any, out: Path | None) -> Any:
     from transferscope import store
 
     if out is not None:
         return out
-    name: Path = b.study.path("projected", store.checked_name(a.study.folder.resolve().name))
+    name = b.study.path("projected", store.checked_name(a.study.folder.resolve().name))
     return name
 
 
 def _projector(
-    b: Any, sources: Any, targets: Any, trained: list[str], objective: str, settings: Any, file: Path
+    b: Any, sources: Any, targets: Any, trained: list[str], objective: str, settings: Any, file: Any
 ) -> Any:
     """The projector in `file` if it was made from the same things; else a new one, which is written there."""
     from transferscope import projection, store

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from transferscope.cli.options import (
+    PlaceType,
     emit,
     open_study,
     output_options,
@@ -17,7 +18,7 @@ from transferscope.cli.options import (
     study_option,
 )
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FOLDER = PlaceType(exists=True, file_okay=False)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 PROTOCOLS = ("zero-shot", "linear-probe")
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from transferscope.cli import messages
+from transferscope.cli.options import PlaceType
 
 
 @click.command("report")
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=PlaceType())
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

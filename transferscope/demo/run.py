@@ -41,7 +41,7 @@ class Demo:
     means: TypeMeans
     report: CorrelationReport
     ranking: Ranking
-    page: Path | None = None
+    page: store.Place | None = None
 
 
 def run_demo(

@@ -32,7 +32,7 @@ class Exported:
 
 
 def export_prompt(
-    task: str, study: Path | str, out: Path | str, format_: str, *, seed: int | None = None
+    task: str, study: store.AnyPath, out: Path | str, format_: str, *, seed: int | None = None
 ) -> Exported:
     """Write one of a study's prompts (of its first seed, or of `seed`) to `out`.
 
@@ -41,7 +41,7 @@ def export_prompt(
     """
     if format_ not in FORMATS:
         raise PromptError(f"no format {format_!r} to export to. {suggest(format_, FORMATS)}")
-    folder = find_folder(task, Path(study), seed)
+    folder = find_folder(task, store.place(study), seed)
     prompt = load_prompt(folder)
     written = write_prompt(prompt, Path(out), format_, kind=_kind(folder))
     notes = []
@@ -56,15 +56,15 @@ def export_prompt(
     return Exported(task, prompt.seed, str(written), format_, rows, width, prompt.template, tuple(notes))
 
 
-def find_folder(task: str, study: Path, seed: int | None) -> Path:
+def find_folder(task: str, study: store.Place, seed: int | None) -> store.Place:
     """The folder of a study's prompt of one seed; None is the first. Raises StudyError."""
     here, settings = open_existing(study)
     if task not in settings.tasks:
         raise StudyError(f"the study has no task {task!r}. {suggest(task, settings.tasks)}")
     found = {number: here.prompt_folder(name, number) for name, number in here.prompts() if name == task}
     elsewhere = settings.tasks[task].prompts
-    if elsewhere is not None and (here.folder / elsewhere).is_dir():
-        for folder in find_prompts([here.folder / elsewhere]):
+    if elsewhere is not None and store.inside(here.folder, elsewhere).is_dir():
+        for folder in find_prompts([store.inside(here.folder, elsewhere)]):
             found.setdefault(load_prompt(folder).seed, folder)
     if not found:
         raise StudyError(f"no prompt of {task!r} in {str(study)!r}: tune it with `transferscope tune`")
@@ -73,12 +73,12 @@ def find_folder(task: str, study: Path, seed: int | None) -> Path:
     return found[min(found) if seed is None else seed]
 
 
-def _kind(folder: Path) -> str:
+def _kind(folder: store.Place) -> str:
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))  # load_prompt has read it
     return next((kind for kind, task in TASK_TYPES.items() if task == config.get("task_type")), "encoder")
 
 
-def write_prompt(prompt: SoftPrompt, path: Path, format_: str, *, kind: str = "encoder") -> Path:
+def write_prompt(prompt: SoftPrompt, path: Path, format_: str, *, kind: str = "encoder") -> store.Place:
     """One prompt as a PEFT folder, as the tensor `prompt_embeddings`, or as an array; [P, E] float32.
 
     Raises PromptError if the path holds something else.

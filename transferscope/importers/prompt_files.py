@@ -13,7 +13,7 @@ from transferscope.importers.registry import ImportReport, importer
 from transferscope.importers.study_file import claim, kind_of, open_existing, write_tasks
 from transferscope.prompts import CONFIG, RECORD, SoftPrompt, find_prompts, load_prompt, save_prompt
 from transferscope.settings import RESERVED
-from transferscope.store import Study, checked_name
+from transferscope.store import Place, Study, checked_name
 
 NAME = "prompts"
 TEMPLATES = ("mask-first", "prefix", "suffix")
@@ -54,7 +54,7 @@ def import_prompts(
     paths: tuple[Path, ...],
     *,
     out: Path | None = None,
-    study: Path | None = None,
+    study: Place | None = None,
     model: str | None = None,
     task: str | None = None,
     seed: int = 0,
@@ -100,13 +100,13 @@ def import_prompts(
     return ImportReport(NAME, str(here.folder), name, tuple(tasks), len(given), problems=tuple(problems))
 
 
-def _study(out: Path | None, study: Path | None, model: str | None) -> tuple[str, Study | None]:
+def _study(out: Path | None, study: Place | None, model: str | None) -> tuple[str, Study | None]:
     """The backbone's name, and the study to add to (None: a new one)."""
     if study is None:
         if model is None:
             raise InputError(f"--out {out} needs --model: which backbone the prompts were tuned on")
         return model, None
-    found, settings = open_existing(Path(study))
+    found, settings = open_existing(study)
     if model is not None and model != settings.model.name:
         raise InputError(
             f"the study {str(study)!r} is of the model {settings.model.name!r}, not {model!r}: prompts of "
@@ -158,7 +158,7 @@ def _places(paths: tuple[Path, ...]) -> list[Path]:
         elif (path / "task_prompt").is_file():
             found.append(path / "task_prompt")
         else:
-            found += find_prompts([path])
+            found += [place for place in find_prompts([path]) if isinstance(place, Path)]
     return found
 
 

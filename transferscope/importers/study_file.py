@@ -17,13 +17,14 @@ from transferscope.store import Study
 FILE, MARK = "study.yaml", "import.json"
 
 
-def open_existing(path: Path) -> tuple[Study, StudySettings]:
+def open_existing(path: store.AnyPath) -> tuple[Study, StudySettings]:
     """A study folder or its study.yaml, with its settings. Raises StudyError."""
+    path = store.place(path)
     file = path if path.is_file() else path / FILE
     return Study(file.parent), read_settings(file)
 
 
-def claim(out: Path, identity: Mapping[str, str]) -> Study:
+def claim(out: store.AnyPath, identity: Mapping[str, str]) -> Study:
     """The folder for an import of this identity: a new one, or one that the same import made before.
 
     Raises StudyError for a folder with another study.
@@ -34,14 +35,14 @@ def claim(out: Path, identity: Mapping[str, str]) -> Study:
     taken = study.path(FILE).is_file() or study.path("prompts").exists()
     if known is None and taken:
         raise StudyError(
-            f"{str(out)!r} holds a study that was not made by this import; choose another --out"
+            f"{str(study.folder)!r} holds a study that was not made by this import; choose another --out"
             + ("" if "backbone" in identity else ", or add to it with --study")
         )
     if known is not None and known != dict(identity):
         found = ", ".join(f"{name} {value}" for name, value in _pairs(known))
         wanted = ", ".join(f"{name} {value}" for name, value in identity.items())
         raise StudyError(
-            f"{str(out)!r} holds another import: {found}; this one is {wanted}. Choose another --out"
+            f"{str(study.folder)!r} holds another import: {found}; this one is {wanted}. Choose another --out"
         )
     store.write_json(mark, dict(identity))
     return study

@@ -20,7 +20,7 @@ DEFAULTS = {"seed": 0, "metric": "accuracy"}
 
 
 @importer(NAME, study="The study to add the results to: a folder or its study.yaml.")
-def import_transfer(file: Path, *, study: Path) -> ImportReport:
+def import_transfer(file: Path, *, study: store.Place) -> ImportReport:
     """A CSV table of measured transfer: protocol,source,target,value and, if there are, seed and metric.
 
     The sources "none" and "random" stand for no prompt and for random prompts (their seed is the draw).
@@ -30,7 +30,7 @@ def import_transfer(file: Path, *, study: Path) -> ImportReport:
     """
     from transferscope import cells, transfer  # with torch, which a mistake in the table need not wait for
 
-    target, settings = open_existing(Path(study))
+    target, settings = open_existing(study)
     rows, problems = read_table(Path(file))
     matrices = transfer.from_rows(rows)  # refuses a cell that is given twice
     named = sorted({task for matrix in matrices for task in (*matrix.sources, *matrix.targets)})

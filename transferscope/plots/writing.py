@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from transferscope import store
 from transferscope.errors import InputError, suggest
-from transferscope.files import AnyPath
 from transferscope.plots.style import DPI, styled
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ ENDINGS = tuple(_SILENT)
 _LARGEST = 60_000  # pixels along a side; the drawing library stops at 65 536
 
 
-def checked_ending(path: AnyPath) -> str:
+def checked_ending(path: str | os.PathLike[str]) -> str:
     """The format that a file name asks for. Raises InputError, which lists what is allowed."""
     found = os.path.splitext(os.fspath(path))[1].removeprefix(".").lower()
     if found not in ENDINGS:
@@ -45,6 +44,6 @@ def render(figure: Figure, format_: str) -> bytes:
     return page.getvalue()
 
 
-def write(figure: Figure, path: AnyPath) -> None:
+def write(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure atomically; the file's ending says the format. Raises InputError for another ending."""
     store.write_bytes(path, render(figure, checked_ending(path)))

@@ -13,6 +13,7 @@ import indicators
 from transferscope import graph, graph_analysis, ranking, transfer
 from transferscope.agreement import METRICS as KNOWN
 from transferscope.errors import InputError
+from transferscope.files import AnyPath
 from transferscope.graph_analysis import Communities
 from transferscope.ordering import Ranking
 from transferscope.report import summary
@@ -44,7 +45,7 @@ class StudyReport:
     data: Mapping[str, Any]
 
 
-def collect(path: Path | str, progress: Progress | None = None) -> StudyReport:
+def collect(path: AnyPath, progress: Progress | None = None) -> StudyReport:
     """The report's record of a study folder, from what lies there. Raises StudyError, StoreError."""
     stored = read_stored(path)
     rows = task_rows(stored)

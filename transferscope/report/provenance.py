@@ -130,7 +130,7 @@ def _version(package: str) -> str | None:
 
 def _artefacts(stored: Stored) -> list[Artefact]:
     study = stored.pipeline.study
-    kinds = {
+    kinds: dict[str, list[store.Place]] = {
         "study.yaml": [study.path("study.yaml")],
         "prompts/": sorted(study.path("prompts").glob("*/*/adapter_model.safetensors")),
         "signatures/": sorted(study.path("signatures").glob("*.safetensors")),
@@ -142,7 +142,7 @@ def _artefacts(stored: Stored) -> list[Artefact]:
     return [_artefact(name, files) for name, files in found if files]
 
 
-def _artefact(name: str, files: Sequence[Path]) -> Artefact:
+def _artefact(name: str, files: Sequence[store.Place]) -> Artefact:
     stats = [file.stat() for file in files]
     newest = datetime.fromtimestamp(max(one.st_mtime for one in stats), UTC)
     return Artefact(name, len(files), sum(one.st_size for one in stats), f"{newest:%Y-%m-%d %H:%M} UTC")

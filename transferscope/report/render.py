@@ -10,7 +10,6 @@ import base64
 import hashlib
 import importlib.util
 from importlib import resources
-from pathlib import Path
 
 from transferscope import store
 from transferscope.errors import InputError
@@ -50,16 +49,17 @@ def require() -> None:
 
 
 def write_report(
-    study: Path | str, out: Path | str | None = None, *, progress: Progress | None = None
-) -> Path:
+    study: store.AnyPath, out: store.AnyPath | None = None, *, progress: Progress | None = None
+) -> store.Place:
     """The report of a study folder (or study.yaml) as one HTML file; ``out`` None: report.html in the study.
 
     ``progress`` gets (stage, done, total, what) for each target that is ranked. Returns the file. Raises
     InputError (extra not installed, no study), StoreError (a damaged artefact).
     """
     require()
-    folder = Path(study) if Path(study).is_dir() else Path(study).parent
-    file = Path(out) if out is not None else folder / DEFAULT_FILE
+    given = store.place(study)
+    folder = given if given.is_dir() else given.parent
+    file = store.place(out) if out is not None else folder / DEFAULT_FILE
     if file.is_dir():
         raise InputError(f"{str(file)!r} is a folder: --out names the file to write, say {DEFAULT_FILE}")
     store.write_text(file, render(collect(study, progress)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,7 @@ def _sides(matrix: TransferMatrix) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return matrix.sources, matrix.targets
 
 
-def read_stored(path: Path | str) -> Stored:
+def read_stored(path: store.AnyPath) -> Stored:
     """The artefacts of a study folder (or its study.yaml), without its model.
 
     Raises StudyError where there is no study, StoreError and InputError where an artefact is damaged.
@@ -126,7 +125,7 @@ def _prompts(pipeline: Pipeline) -> dict[str, tuple[SoftPrompt, ...]]:
     for name, spec in pipeline.settings.tasks.items():
         try:
             if spec.prompts is not None:
-                folders = find_prompts([pipeline.study.folder / str(spec.prompts)], depth=1)
+                folders = find_prompts([store.inside(pipeline.study.folder, str(spec.prompts))], depth=1)
             else:
                 seeds = [pipeline.study.prompt_folder(name, seed) for seed in pipeline.settings.seeds]
                 folders = [folder for folder in seeds if (folder / RECORD).is_file()]
