@@ -106,6 +106,40 @@ def test_a_study_there_is_one_here_file_for_file(made: Path, address: str) -> No
     assert prints[0] == prints[1]
 
 
+def test_other_commands_there(made: Path, address: str, tmp_path: Path) -> None:
+    upload(made, address)
+    out = str(tmp_path / "out")
+    prompts = [
+        "compare",
+        "--prompts",
+        f"{address}/prompts/films",
+        f"{address}/prompts/food",
+        "--format",
+        "csv",
+    ]
+    for line in (
+        ["list", "tasks", "--study", address],
+        ["export", "films", "--study", address, "--as", "peft", "--out", out],
+        ["library", "add", address, "--library", str(tmp_path / "library")],
+        prompts,
+    ):
+        done = CliRunner().invoke(main, line)
+        assert done.exit_code == 0, done.output
+    assert load_prompt(out).fingerprint == load_prompt(made / "prompts/films/0").fingerprint
+    assert "prompt_cosine" in done.output
+    done = CliRunner().invoke(main, ["library", "add", address, "--library", f"{address}/library"])
+    assert done.exit_code == 2
+
+
+def test_a_report_is_written_there(made: Path, address: str) -> None:
+    for name in ("plotly", "jinja2"):
+        pytest.importorskip(name, reason="the report needs the extra report")
+    upload(made, address)
+    done = CliRunner().invoke(main, ["report", address])
+    assert done.exit_code == 0, done.output
+    assert (Address(address) / "report.html").read_text().startswith("<!doctype html>")
+
+
 def test_what_is_current_is_neither_made_nor_written_again(
     made: Path, address: str, server: Server, cache: Path
 ) -> None:

@@ -34,8 +34,6 @@ from transferscope.fingerprints import fingerprint, json_ready, stale_reason
 
 __all__ = [
     "FORMAT_VERSION",
-    "Address",
-    "AnyPath",
     "Place",
     "Study",
     "checked_name",

@@ -234,7 +234,7 @@ class Workspace:
         self._save(prompt, folder, inputs | safe_precision.made_in(backbone))
         return prompt, True
 
-    def _save(self, prompt: SoftPrompt, folder: Place, inputs: Mapping[str, Any]) -> None:
+    def _save(self, prompt: SoftPrompt, folder: store.Place, inputs: Mapping[str, Any]) -> None:
         prompt.provenance["inputs"] = inputs  # type: ignore[index]
         save_prompt(prompt, folder, model=self.settings.model.name, kind=self.backbone.architecture.kind)
 
