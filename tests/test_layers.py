@@ -163,13 +163,15 @@ LEVELS: dict[str, float] = {
     "report": 9.2,
     "importers": 8.5,
     "pipeline": 9,
+    "units": 9.2,
+    "distribution": 9.3,
     "model_comparison": 9.3,
     "demo": 9.5,
     "cli": 10,
     "__main__": 11,
     "__init__": 12,
 }
-PACKAGES = {"indicators", "demo", "cli", "importers", "plots", "report"}
+PACKAGES = {"indicators", "demo", "cli", "executors", "importers", "plots", "report"}
 NUMERICAL = {"numpy", "scipy", "sklearn", "pandas", "networkx", "torch", "transformers"}
 
 

@@ -1,14 +1,18 @@
 """Measured cells of a study on disk: each is kept as soon as it is there, with what it was made from.
 
 transfer/<protocol>/<target>.json    the cells of one target, rewritten whole (atomically) for each new one
+transfer/<protocol>/<target>.blocks/ those that several processes measure at once, a file each, until the
+                                     target has them all
 transfer/imported.json               results measured elsewhere
 transfer.csv                         all of them as one table, made from these files
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from transferscope import store
@@ -17,6 +21,7 @@ from transferscope.store import Study
 from transferscope.transfer import COLUMNS, Cell, cell_rows
 
 FOLDER, IMPORTED, TABLE = "transfer", "imported.json", "transfer.csv"
+BLOCKS = ".blocks"
 
 
 def stored_inputs(study: Study, protocol: str, target: str) -> dict[str, Any] | None:
@@ -28,31 +33,61 @@ def stored_inputs(study: Study, protocol: str, target: str) -> dict[str, Any] | 
 class TargetCells:
     """The cells of one target under one protocol; what was measured from other inputs is left out.
 
-    ``changed`` says which inputs differ from those of the cells that were there (empty: none do).
+    With ``block``, new cells go to the file of that block, which no other process writes; those of the target
+    and of its other blocks are read. ``changed`` says which inputs differ from those of the cells that were
+    there (empty: none do).
     """
 
-    def __init__(self, study: Study, protocol: str, target: str, inputs: Mapping[str, Any]) -> None:
+    def __init__(
+        self, study: Study, protocol: str, target: str, inputs: Mapping[str, Any], block: str | None = None
+    ) -> None:
         self.protocol, self.target, self.inputs = protocol, target, store.json_ready(dict(inputs))
-        self.path = study.path(FOLDER, protocol, f"{store.checked_name(target)}.json")
+        name = store.checked_name(target)
+        whole, self._folder = (study.path(FOLDER, protocol, f"{name}{end}") for end in (".json", BLOCKS))
+        self.path = whole if block is None else self._folder / f"{store.checked_name(block)}.json"
         self.changed: list[str] = []
-        self._cells: dict[tuple[str, int], Cell] = {}
-        if self.path.is_file():
-            record = _read(self.path)
-            self.changed = store.stale_reason(record["inputs"], self.inputs)
-            if not self.changed:
-                self._cells = {(cell.source, cell.seed): cell for cell in record["cells"]}
+        self._cells = self._current(self.path)
+        others = [whole, *store.fitting(self._folder, "[!.]*.json")]
+        self._apart = {path: self._current(path) for path in others if path.is_file() and path != self.path}
+
+    def _current(self, path: store.Place) -> dict[tuple[str, int], Cell]:
+        if not path.is_file():
+            return {}
+        record = _read(path)
+        changed = store.stale_reason(record["inputs"], self.inputs)
+        self.changed = self.changed or changed
+        return {} if changed else {(cell.source, cell.seed): cell for cell in record["cells"]}
 
     def get(self, source: str, seed: int, prompt: str) -> Cell | None:
         """The cell of a source's prompt, if it was measured with the prompt of this fingerprint."""
-        cell = self._cells.get((source, seed))
-        return cell if cell is not None and cell.prompt == prompt else None
+        for cells in (self._cells, *self._apart.values()):
+            cell = cells.get((source, seed))
+            if cell is not None and cell.prompt == prompt:
+                return cell
+        return None
 
-    def add(self, cell: Cell) -> None:
-        """Keep a cell, now."""
-        self._cells[cell.source, cell.seed] = cell
-        cells = [asdict(one) for one in self._cells.values()]
-        record = {"protocol": self.protocol, "target": self.target, "inputs": self.inputs, "cells": cells}
+    def add(self, *cells: Cell) -> None:
+        """Keep these cells, now; nothing is written where all are in the file already."""
+        new = {(cell.source, cell.seed): cell for cell in cells}
+        if all(self._cells.get(key) == cell for key, cell in new.items()):
+            return
+        self._cells |= new
+        record = {
+            "protocol": self.protocol,
+            "target": self.target,
+            "inputs": self.inputs,
+            "cells": [asdict(one) for one in self._cells.values()],
+        }
         store.write_json(self.path, record, versioned=True)
+
+    def absorb(self) -> None:
+        """Remove the blocks that hold nothing more: their cells were added to the target, or are stale."""
+        for path, cells in self._apart.items():
+            if all(self._cells.get(key) == cell for key, cell in cells.items()):
+                path.unlink(missing_ok=True)
+        if isinstance(self._folder, Path):  # elsewhere a folder is gone with its files
+            with contextlib.suppress(OSError):  # not there, or not empty
+                self._folder.rmdir()
 
 
 def _read(path: Any) -> dict[str, Any]:

@@ -10,7 +10,8 @@ TransferscopeError            anything this library raises on purpose
 │   ├── StudyError            the study file or the study folder
 │   ├── SignatureError        signatures that do not fit each other
 │   └── IndicatorInputError   an indicator is asked for without what it needs
-└── StoreError                an artefact on disk is damaged or of another format version
+├── StoreError                an artefact on disk is damaged or of another format version
+└── WorkerError               a process that did a unit of work failed or died
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ class IndicatorInputError(InputError):
 
 class StoreError(TransferscopeError):
     """An artefact on disk is damaged or of another format version."""
+
+
+class WorkerError(TransferscopeError):
+    """A process that did a unit of work failed unexpectedly, or died again and again."""
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:

@@ -35,16 +35,8 @@ def measure(
     The own prompts of the targets are measured with them. What is measured already is read. Raises InputError
     for an unknown protocol or task, TaskError for a target without data.
     """
-    chosen = protocol or default_protocol(workspace)
-    if chosen not in transfer.PROTOCOLS:
-        raise InputError(f"unknown protocol {chosen!r}. {suggest(chosen, transfer.PROTOCOLS)}")
-    goals = workspace.chosen(targets) if targets else workspace.with_data
-    if chosen == transfer.LINEAR_PROBE and not targets:
-        goals = [name for name in goals if workspace.settings.tasks[name].kind == "classification"]
-    if not goals:
-        raise InputError("no task of this study has data to measure on: give one a dataset, a path or train")
+    chosen, goals, named = planned(workspace, protocol, targets, sources)
     tasks = {name: workspace.task(name) for name in goals}
-    named = workspace.chosen(sources)
     prompts = workspace.tune(list(dict.fromkeys([*named, *(goals if sources else [])])))
     for before, name in enumerate(tasks):
         # A target's own prompt is what the others are relative to.
@@ -61,6 +53,21 @@ def measure(
     return in_order(transfer.from_rows(kept)[0], list(workspace.settings.tasks))
 
 
+def planned(
+    workspace: Workspace, protocol: str | None, targets: Sequence[str] | None, sources: Sequence[str] | None
+) -> tuple[str, list[str], list[str]]:
+    """The protocol, the targets and the sources that `measure` means; raises what it raises for them."""
+    chosen = protocol or default_protocol(workspace)
+    if chosen not in transfer.PROTOCOLS:
+        raise InputError(f"unknown protocol {chosen!r}. {suggest(chosen, transfer.PROTOCOLS)}")
+    goals = workspace.chosen(targets) if targets else workspace.with_data
+    if chosen == transfer.LINEAR_PROBE and not targets:
+        goals = [name for name in goals if workspace.settings.tasks[name].kind == "classification"]
+    if not goals:
+        raise InputError("no task of this study has data to measure on: give one a dataset, a path or train")
+    return chosen, goals, workspace.chosen(sources)
+
+
 def measure_column(
     workspace: Workspace,
     target: str,
@@ -70,24 +77,34 @@ def measure_column(
     before: int = 0,
     columns: int = 1,
     with_controls: bool = True,
+    block: Sequence[str] | None = None,
 ) -> list[Cell]:
-    """The cells of one target; those that are there already are read, and with all there no model is."""
+    """The cells of one target; those that are there already are read, and with all there no model is.
+
+    ``block``: those of these sources and controls alone, which go to a file of their own, so that several
+    processes can measure one target; without it, what such files have is taken over.
+    """
     settings = workspace.settings
-    stored = open_cells(workspace, target, protocol)
+    stored = open_cells(workspace, target, protocol, block)
+    beside = transfer.control_recipes(prompts, settings.transfer.random_draws) if with_controls else {}
+    keys = [key for key in _keys(prompts, beside) if block is None or key[0] in block]
+    there = [cell for key in keys if (cell := stored.get(*key)) is not None]
+    if len(there) == len(keys):
+        if block is None:
+            stored.add(*there)  # from blocks, in the order in which they would have been measured here
+            stored.absorb()
+        return there
     if stored.changed:
         workspace.report(f"measuring {protocol} on {target} again: {'; '.join(stored.changed)}")
-    beside = transfer.control_recipes(prompts, settings.transfer.random_draws) if with_controls else {}
-    wanted = [(name, p.seed, p.fingerprint) for name, several in prompts.items() for p in several]
-    wanted += [(name, seed, recipe) for (name, seed), recipe in beside.items()]
-    there = [stored.get(*key) for key in wanted]
-    if all(cell is not None for cell in there):
-        return [cell for cell in there if cell is not None]
     every: dict[str, Sequence[SoftPrompt]] = dict(prompts)
     if beside:
         every |= transfer.controls(workspace.backbone, prompts, draws=settings.transfer.random_draws)
 
     def known(source: str, prompt: SoftPrompt) -> Cell | None:
-        return stored.get(source, prompt.seed, beside.get((source, prompt.seed)) or prompt.fingerprint)
+        cell = stored.get(source, prompt.seed, beside.get((source, prompt.seed)) or prompt.fingerprint)
+        if cell is not None and block is None:
+            stored.add(cell)
+        return cell
 
     def keep(cell: Cell) -> None:
         stored.add(replace(cell, prompt=beside.get((cell.source, cell.seed)) or cell.prompt))
@@ -95,9 +112,9 @@ def measure_column(
     def progress(done: int, total: int, text: str) -> None:
         workspace.progress("measure", before * total + done, columns * total, text)
 
-    return transfer.column(
+    found = transfer.column(
         safe_precision.as_made_in(workspace.backbone, stored.inputs),
-        every,
+        {name: several for name, several in every.items() if block is None or name in block},
         workspace.task(target),
         protocol=protocol,
         max_length=settings.max_length,
@@ -107,9 +124,27 @@ def measure_column(
         progress=progress,
         **_options(workspace, protocol),
     )
+    if block is None:
+        stored.absorb()
+    return found
 
 
-def open_cells(workspace: Workspace, target: str, protocol: str) -> TargetCells:
+def missing(workspace: Workspace, target: str, prompts: Prompts, protocol: str) -> list[str]:
+    """The sources, and controls, with a cell that is still to be measured on a target."""
+    stored = open_cells(workspace, target, protocol)
+    keys = _keys(prompts, transfer.control_recipes(prompts, workspace.settings.transfer.random_draws))
+    return list(dict.fromkeys(key[0] for key in keys if stored.get(*key) is None))
+
+
+def _keys(prompts: Prompts, beside: Mapping[tuple[str, int], str]) -> list[tuple[str, int, str]]:
+    """Source, seed and what the prompt is, of each cell of a column, in the order of measuring."""
+    own = [(name, one.seed, one.fingerprint) for name, several in prompts.items() for one in several]
+    return own + [(name, seed, recipe) for (name, seed), recipe in beside.items()]
+
+
+def open_cells(
+    workspace: Workspace, target: str, protocol: str, block: Sequence[str] | None = None
+) -> TargetCells:
     """The stored cells of a target, as far as they are of this model, data and settings."""
     inputs = {
         "model": workspace.model_fingerprint,
@@ -124,7 +159,8 @@ def open_cells(workspace: Workspace, target: str, protocol: str) -> TargetCells:
         inputs |= safe_precision.made_in(workspace.scoring_backbone(workspace.task(target)))
     else:
         inputs = safe_precision.accepted(model, {}, inputs)
-    return TargetCells(workspace.study, protocol, target, inputs)
+    name = None if block is None else store.fingerprint(*block)[:16]
+    return TargetCells(workspace.study, protocol, target, inputs, name)
 
 
 def _options(workspace: Workspace, protocol: str) -> dict[str, Any]:

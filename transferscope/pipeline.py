@@ -372,7 +372,8 @@ class Pipeline(Workspace):
         )
 
     def _inputs(self, signature: Signature) -> Mapping[str, Any]:
-        return signature.provenance.get("inputs") or {}
+        inputs = signature.provenance.get("inputs") or {}
+        return json.loads(json.dumps(inputs, sort_keys=True))  # in one order, extracted now or read
 
     def known_transfer(self, protocol: str | None = None) -> TransferMatrix | None:
         """What transfer.csv has of a protocol (None: the study's default), measured here or imported."""

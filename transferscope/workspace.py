@@ -41,6 +41,7 @@ class Workspace:
         self.settings = settings
         self.report: Report = report or (lambda line: None)
         self.progress: Progress = progress or (lambda stage, done, total, text: None)
+        self.device: str | None = None  # where the model goes instead of where the settings say
         self._tasks: dict[str, Task] = {}
         self._prompts: dict[str, tuple[SoftPrompt, ...]] = {}
         self._scoring: dict[str, Backbone] = {}
@@ -53,7 +54,7 @@ class Workspace:
         loaded = load_backbone(
             self.model_name,
             head=self.settings.head,
-            device=model.device,
+            device=self.device or model.device,
             dtype=model.dtype,
             revision=model.revision,
             attention=model.attention,

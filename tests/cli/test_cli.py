@@ -240,6 +240,12 @@ def test_verbose_shows_the_traceback(study: FakePipeline) -> None:
             ["list", "formats", "--needs", "prompt"],
             "--needs and --symmetric/--asymmetric go with 'list indicators'",
         ),
+        (["run", "s", "--workers", "2"], "--workers and --address go with --executor"),
+        (["tune", "--study", "s", "--executor", "rya"], "no executor 'rya'. Did you mean 'ray'?"),
+        (
+            ["measure", "--study", "s", "--executor", "processes", "--address", "auto"],
+            "the executor 'processes' has no option 'address'; it goes with ray",
+        ),
         (["--quiet", "--verbose", "list", "formats"], "--verbose and --quiet exclude each other"),
     ],
 )

@@ -6,13 +6,21 @@ from pathlib import Path
 
 import click
 
-from transferscope.cli.options import dry_run_option, emit_plan, open_study, output_options, study_option
+from transferscope.cli.options import (
+    dry_run_option,
+    emit_plan,
+    executor_options,
+    open_study,
+    output_options,
+    study_option,
+)
 
 
 @click.command("extract")
 @click.argument("tasks", nargs=-1)
 @study_option()
 @dry_run_option
+@executor_options
 @output_options
 def command(tasks: tuple[str, ...], study: Path, dry_run: bool, format_: str, output: Path | None) -> None:
     """Measure the neurons under each tuned prompt and store the signatures.

@@ -10,6 +10,7 @@ from transferscope.cli.options import (
     dry_run_option,
     emit,
     emit_plan,
+    executor_options,
     open_study,
     output_options,
     plot_option,
@@ -34,6 +35,7 @@ from transferscope.cli.options import (
     help="init: try this one (can be repeated).",
 )  # fmt: skip
 @dry_run_option
+@executor_options
 @output_options
 @plot_option
 def command(

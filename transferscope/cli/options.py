@@ -16,6 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 FORMATS = ("table", "json", "csv", "md")
 PLOT, PLOT_KIND = "transferscope.plot", "transferscope.plot_kind"
+EXECUTOR, WORKERS, ADDRESS = "transferscope.executor", "transferscope.workers", "transferscope.address"
 
 
 class PlaceType(click.Path):
@@ -105,6 +106,42 @@ def _keep_kind(context: click.Context, parameter: click.Parameter, value: str | 
         context.meta[PLOT_KIND] = value
 
 
+def executor_options(function: F) -> F:
+    """--executor, --workers and --address: for each command with much to do; `open_study` reads them."""
+
+    def option(name: str, key: str, help_: str, **more: Any) -> Callable[[F], F]:
+        def keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+            if value is not None:
+                context.meta[key] = value
+
+        return click.option(name, expose_value=False, callback=keep, help=help_, **more)
+
+    function = option("--address", ADDRESS, "With --executor ray: the cluster.", metavar="HOST:PORT|auto")(
+        function
+    )
+    function = option("--workers", WORKERS, "How many at once; default one a GPU.", type=click.IntRange(1))(
+        function
+    )
+    where = "Where the work is done: in this process, in one a GPU, or on a Ray cluster."
+    return option("--executor", EXECUTOR, where, metavar="serial|processes|ray")(function)
+
+
+def _executor() -> Any:
+    """The executor that the options ask for, as long as the command runs; None where they say nothing."""
+    context = click.get_current_context()
+    name = context.meta.get(EXECUTOR)
+    options = {"workers": context.meta.get(WORKERS), "address": context.meta.get(ADDRESS)}
+    if name is None:
+        if any(value is not None for value in options.values()):
+            raise click.UsageError("--workers and --address go with --executor")
+        return None
+    from transferscope import executors
+
+    made = executors.make(name, **options)
+    context.call_on_close(made.close)
+    return made
+
+
 def emit(
     record: Any,
     format_: str,
@@ -158,11 +195,16 @@ def terminal_width() -> int | None:
 
 
 def open_study(path: Path) -> Any:
-    """The pipeline of a study, with its messages and progress on stderr."""
+    """The pipeline of a study, with its messages and progress on stderr, and the executor asked for."""
     from transferscope import pipeline
 
     report, progress = channels()
-    return pipeline.open_study(path, report=report, progress=progress)
+    executor = _executor()
+    if executor is None:
+        return pipeline.open_study(path, report=report, progress=progress)
+    from transferscope import distribution
+
+    return distribution.open_study(path, report=report, progress=progress, executor=executor)
 
 
 def read_types(path: Path | None) -> dict[str, str] | None:

@@ -11,6 +11,7 @@ from transferscope.cli.options import (
     dry_run_option,
     emit,
     emit_plan,
+    executor_options,
     open_study,
     output_options,
 )
@@ -19,6 +20,7 @@ from transferscope.cli.options import (
 @click.command("run")
 @click.argument("study", type=PlaceType())
 @dry_run_option
+@executor_options
 @output_options
 def command(study: Path, dry_run: bool, format_: str, output: Path | None) -> None:
     """Do what is missing of a study, from tuning to ranking, and sum it up.

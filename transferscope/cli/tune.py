@@ -11,6 +11,7 @@ from transferscope.cli.options import (
     dry_run_option,
     emit,
     emit_plan,
+    executor_options,
     open_study,
     output_options,
     study_option,
@@ -33,6 +34,7 @@ from transferscope.cli.options import (
     "--out", type=click.Path(file_okay=False, path_type=Path), help="With --init-from: save the best there."
 )
 @dry_run_option
+@executor_options
 @output_options
 def command(
     tasks: tuple[str, ...],

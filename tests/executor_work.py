@@ -1,0 +1,96 @@
+"""Functions that the tests of executors have done in other processes, some of which die of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transferscope.errors import TaskError
+
+
+def square(number: int) -> tuple[int, int]:
+    """The square, and the process that found it."""
+    return number**2, os.getpid()
+
+
+def surroundings(number: int) -> dict[str, Any]:
+    """What a worker sees of the machine."""
+    return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+
+
+def die_once(path: str) -> str:
+    """Killed the first time, for which the file at this path stands."""
+    if first(Path(path)):
+        die()
+    return Path(path).name
+
+
+def die_always(path: str) -> None:
+    with Path(path).open("a") as file:
+        file.write("x")
+    die()
+
+
+def refuse(name: str) -> None:
+    raise TaskError(f"task {name!r} is wrong")
+
+
+def stumble(name: str) -> None:
+    raise ZeroDivisionError(f"{name} over nothing")
+
+
+def node(number: int) -> str:
+    """The Ray node that this worker is on."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def first(path: Path) -> bool:
+    """Whether nobody was here before."""
+    try:
+        path.open("x").close()
+    except FileExistsError:
+        return False
+    return True
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def perform_dying(unit: Any) -> tuple[str, ...]:
+    """`units.perform`, killed once in the middle of each kind of unit: a tuning that has saved its state, an
+    extraction in its second trial, a block that has a cell.
+    """
+    from transferscope import signatures, units
+    from transferscope.cells import TargetCells
+    from transferscope.tuning_run import TuningRun
+
+    victims: dict[type[Any], tuple[Any, str, int]] = {
+        units.Tuning: (TuningRun, "save", 1),
+        units.Extraction: (signatures, "measure", 2),
+        units.Measurement: (TargetCells, "add", 1),
+    }
+    kind = type(unit)
+    if kind in victims and first(Path(unit.study).parent / f"died-{kind.__name__}"):
+        owner, name, calls = victims[kind]
+        setattr(owner, name, _deadly(getattr(owner, name), calls))
+    return units.perform(unit)
+
+
+def _deadly(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
+    """The function, whose process dies when it was called so many times."""
+    left = [calls]
+
+    def called(*args: Any, **options: Any) -> Any:
+        found = function(*args, **options)
+        left[0] -= 1
+        if not left[0]:
+            die()
+        return found
+
+    return called

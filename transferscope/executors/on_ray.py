@@ -1,0 +1,126 @@
+"""The executor of many machines: actors on a Ray cluster (extra `ray`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from transferscope.errors import InputError
+from transferscope.executors.registry import executor
+from transferscope.executors.scheduling import Death, Outcome, Pool, attempt
+
+CORES = 4  # on a cluster without GPUs, one worker for so many cores of a node
+
+
+class _Worker:
+    """What each actor is: a process that does one unit after the other."""
+
+    def attempt(self, function: Callable[[Any], Any], unit: Any) -> Outcome:
+        return attempt(function, unit)
+
+
+@executor("ray")
+class OnRay(Pool):
+    """Workers on a Ray cluster, one GPU each where it has any, else some cores each.
+
+    ``address``: "auto", HOST:PORT or ray://...; None: the one of RAY_ADDRESS, else a cluster of this machine
+    alone, for as long as it is needed. A connection that this process has already is used. ``workers`` None:
+    all GPUs, else one for every four cores of a node. The nodes need this package and the study's folder.
+    """
+
+    def __init__(self, workers: int | None = None, address: str | None = None) -> None:
+        """Raises InputError: ray is not installed, no cluster there, more workers than fit on it."""
+        self._ray = _installed()
+        self._connected = not self._ray.is_initialized()
+        if self._connected:
+            self._connect(address)
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        try:
+            number, self.needs = shares(nodes, workers)
+            super().__init__(number)
+        except InputError:
+            self._disconnect()
+            raise
+        self._actors: dict[int, Any] = {}
+        self._busy: dict[Any, int] = {}
+
+    def _connect(self, address: str | None) -> None:
+        try:
+            # What workers print would stand among our results; what they have to say comes with the results.
+            self._ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = f"at {address!r}" if address else "here"
+            line = " ".join(str(error).split())
+            raise InputError(f"no connection to a Ray cluster {where}: {line}") from None
+
+    def give(self, place: int, function: Callable[[Any], Any], unit: Any) -> None:
+        if place not in self._actors:
+            options = {"max_restarts": 0, "scheduling_strategy": "SPREAD", **self.needs}
+            self._actors[place] = self._ray.remote(_Worker).options(**options).remote()
+        self._busy[self._actors[place].attempt.remote(function, unit)] = place
+
+    def take(self) -> tuple[int, Outcome | Death]:
+        ended, _ = self._ray.wait(list(self._busy), num_returns=1)
+        place = self._busy.pop(ended[0])
+        errors = self._ray.exceptions
+        try:
+            outcome: Outcome = self._ray.get(ended[0])
+        except errors.RayTaskError as error:  # the worker could not even begin, say it lacks this package
+            lines = str(error).strip().splitlines()
+            return place, Outcome(unexpected=(lines[-1], str(error)))
+        except errors.RayError as error:
+            self._ray.kill(self._actors.pop(place))
+            return place, Death(f"was lost ({' '.join(str(error).split())[:300]})")
+        return place, outcome
+
+    def stop(self) -> None:
+        for actor in self._actors.values():
+            self._ray.kill(actor)
+        self._actors.clear()
+        self._busy.clear()
+
+    def close(self) -> None:
+        if self._ray.is_initialized():
+            self.stop()
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connected:
+            self._ray.shutdown()
+
+
+def shares(nodes: Sequence[Mapping[str, float]], workers: int | None) -> tuple[int, dict[str, float]]:
+    """How many workers, and what each asks for, on nodes with these resources ("CPU", "GPU").
+
+    Raises InputError where so many do not fit.
+
+    >>> shares([{"CPU": 8}, {"CPU": 4}], None)
+    (3, {'num_cpus': 4, 'num_gpus': 0})
+    >>> shares([{"CPU": 8}, {"CPU": 4}], 6)
+    (6, {'num_cpus': 2, 'num_gpus': 0})
+    >>> shares([{"CPU": 8, "GPU": 2}, {"CPU": 4}], None)
+    (2, {'num_cpus': 1, 'num_gpus': 1})
+    """
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    cores = [int(node.get("CPU", 0)) for node in nodes]
+    places, what = (gpus, "GPUs") if gpus else (sum(cores), "CPU cores")
+    default = gpus or sum(max(1, number // CORES) for number in cores if number)
+    chosen = default if workers is None else workers
+    if chosen > places or not places:
+        raise InputError(
+            f"{chosen} workers do not fit on the Ray cluster: it has {places} {what}, and each needs one"
+        )
+    if gpus:
+        return chosen, {"num_cpus": 1, "num_gpus": 1}
+    most = max(cores)
+    share = next(c for c in range(most, 0, -1) if sum(number // c for number in cores) >= max(chosen, 1))
+    return chosen, {"num_cpus": share, "num_gpus": 0}
+
+
+def _installed() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise InputError("the executor 'ray' needs Ray: pip install 'transferscope[ray]'") from None
+    return ray
