@@ -51,6 +51,7 @@ def pool(cluster: Any) -> Iterator[on_ray.OnRay]:
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_a_study_on_two_nodes_whose_workers_are_killed_has_the_files_of_a_serial_run(
     pool: on_ray.OnRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
