@@ -167,9 +167,10 @@ def test_statistics_are_exact(
     kept: list[Any] = []
     stream = measurement._stream
 
-    def spy(attached: Any, probe: Any, data: Any, statistics: Any, parts: Any = (), **how: Any) -> Any:
-        kept.extend(one for holder in (statistics, *(part for _, part in parts)) for one in holder.parts)
-        return stream(attached, probe, data, statistics, parts, **how)
+    def spy(passes: Any, data: Any, how: Any) -> Any:
+        for one in passes:
+            kept.extend(part for held in (one.statistics, *(p for _, p in one.parts)) for part in held.parts)
+        return stream(passes, data, how)
 
     monkeypatch.setattr(measurement, "_stream", spy)
     attached = attachment.attach(made, attachment.initial_rows(made, 3, init="random"), template)

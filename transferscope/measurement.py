@@ -40,6 +40,8 @@ from transferscope.templates import Batch, Placed
 Statistics = ByDevice[Moments] | ByDevice[FireCounts]
 COMPAT_BATCH = 16  # the reference procedure's batch size
 TOGETHER_BYTES = 2**30  # statistics of prompts that are measured in one pass
+# On a CPU larger batches leave the cache: they cost time and memory, and gain nothing.
+CPU_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def measure_several(
     cells = backbone.layers * probe.rows * backbone.neurons
     each = 8 * cells * (2 * classes + 2 + 6 * len(subtasks))
     size = max(1, TOGETHER_BYTES // each) if shared else 1
+    token_budget = within_cache(backbone, token_budget)
     how = _How(backbone, probe, classes, tuple(subtasks), balanced, shared, compat, token_budget)
     for start in range(0, len(several), size):
         with _mode(backbone, compat):
@@ -211,24 +214,31 @@ def _measure_block(
         [one.map(lambda part: FireCounts.above(_baseline(part, how.balanced), 2)) for one in own]
         for own in of_subtasks
     ]
+    whole = [one.merged() for one in every]
+    baselines, varies = [to_numpy(one.mean) for one in whole], [one.varies.cpu().numpy() for one in whole]
+    of_parts = [[one.merged().varies.cpu().numpy() for one in own] for own in of_subtasks]
+    del every, whole, of_subtasks  # as large as what the second pass keeps
     readouts = _stream(passes(firing, beside), dev, how)
     found = []
     for r, attached in enumerate(several):
         stimulation, active = stimulate(attached, blank)
-        moments, counts = every[r].merged(), firing[r].merged()
-        of_given = [
-            _accuracy(fired.merged(), part.merged(), how.balanced)
-            for fired, part in zip(beside[r], of_subtasks[r], strict=True)
-        ]
-        accuracy = np.stack(of_given or _one_vs_rest(counts, how.balanced))
-        defined = moments.varies.cpu().numpy() & how.probe.exists[:, :, None]
+        counts = firing[r].merged()
+        accuracies = [
+            _accuracy(fired.merged(), varied, how.balanced)
+            for fired, varied in zip(beside[r], of_parts[r], strict=True)
+        ] or _one_vs_rest(counts, how.balanced)
+        # No second copy of a large array where there is but one subtask.
+        accuracy = np.stack(accuracies) if len(accuracies) > 1 else accuracies[0][None]
+        defined = varies[r] & how.probe.exists[:, :, None]
         features = to_numpy(readouts[r].to(counts.counts.device) / counts.counts.unsqueeze(1))
-        found.append(
-            NeuronMeasurement(
-                to_numpy(moments.mean), accuracy, stimulation, active, defined, features.astype(np.float32)
-            )
-        )
+        measured = accuracy, stimulation, active, defined, features.astype(np.float32)
+        found.append(NeuronMeasurement(baselines[r], *measured))
     return found
+
+
+def within_cache(backbone: Backbone, token_budget: int) -> int:
+    """The rows in one pass of an extraction: the budget, or what stays in the cache of a CPU."""
+    return min(token_budget, CPU_TOKENS) if backbone.device.type == "cpu" else token_budget
 
 
 def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -367,9 +377,9 @@ def _baseline(part: Moments, balanced: bool) -> Tensor:
     return (part.sums / part.counts[:, None, None, None]).mean(0) if balanced else part.mean
 
 
-def _accuracy(fired: FireCounts, part: Moments, balanced: bool) -> np.ndarray:
+def _accuracy(fired: FireCounts, varies: np.ndarray, balanced: bool) -> np.ndarray:
     """Acc of a given subtask [L, P, N], NaN where the cell does not vary over its examples."""
-    return np.where(part.varies.cpu().numpy(), to_numpy(fired.accuracy(1, balanced=balanced)), np.nan)
+    return np.where(varies, to_numpy(fired.accuracy(1, balanced=balanced)), np.nan)
 
 
 @contextmanager

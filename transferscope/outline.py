@@ -114,7 +114,7 @@ def statistics_bytes(
     cells, total = layers * rows * neurons, 0
     for sides in (classes, *[2] * subtasks):
         moments = wide * (sides + sides * cells + cells + layers)
-        total += moments + 4 * cells + wide * (sides + sides * cells)
+        total += moments + 4 * cells + wide * sides + 4 * sides * cells
     return total
 
 

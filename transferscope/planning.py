@@ -21,7 +21,7 @@ from transferscope.attachment import attach
 from transferscope.encoding import Encoded, buckets, encode, in_order
 from transferscope.errors import InputError, suggest
 from transferscope.loading import choose_device
-from transferscope.measurement import COMPAT_BATCH
+from transferscope.measurement import COMPAT_BATCH, within_cache
 from transferscope.models import DTYPES, Backbone
 from transferscope.outline import Sizes, outline, product_rate, statistics_bytes
 from transferscope.pipeline import Pipeline
@@ -212,7 +212,8 @@ class _Planner:
         task, total = self.study.task(name), blank
         for split in (task.train, task.dev):
             data = encode(self.backbone, split, prompt_rows=beside, max_length=settings.max_length)
-            groups = buckets(data, prompt_rows=beside, token_budget=settings.token_budget)
+            budget = within_cache(self.backbone, settings.token_budget)
+            groups = buckets(data, prompt_rows=beside, token_budget=budget)
             if settings.signatures.compat:
                 groups = in_order(len(data), COMPAT_BATCH)
             total += self._count(data, groups, beside)
