@@ -41,7 +41,7 @@ Statistics = ByDevice[Moments] | ByDevice[FireCounts]
 COMPAT_BATCH = 16  # the reference procedure's batch size
 TOGETHER_BYTES = 2**30  # statistics of prompts that are measured in one pass
 # On a CPU larger batches leave the cache: they cost time and memory, and gain nothing.
-CPU_TOKENS = 2048
+CPU_TOKENS = 1024
 
 
 @dataclass(frozen=True)
