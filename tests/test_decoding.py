@@ -9,10 +9,13 @@ import pytest
 import tiny
 import torch
 
+from tests.test_text_cache import CAUSAL
+from tests.test_text_cache import backbone as causal
 from transferscope import decoding, templates
 from transferscope.attachment import Attached, attach
 from transferscope.decoding import generate, generate_ids, greedy
 from transferscope.encoding import Encoded, Prepared, batches, encode, in_order, prepared
+from transferscope.interventions import Edit, intervene
 from transferscope.models import Backbone, wrap
 from transferscope.tasks import Example
 
@@ -118,6 +121,32 @@ def test_it_writes_what_stock_generate_writes_alone_and_what_no_cache_writes(
         if len(wanted) < len(found):
             assert wanted[-1] in stops
             assert set(found[len(wanted) :]) == {stops[0]}
+
+
+@pytest.mark.parametrize("template", ["prefix", "suffix"])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_every_causal_family_writes_what_no_cache_writes(name: str, template: str) -> None:
+    made = causal(name)
+    rows = torch.randn(3, made.embedding_size, generator=torch.Generator().manual_seed(6))
+    prompt = attach(made, rows, template)
+    data = together(prompt)
+    expected = without_cache(prompt, data.data, [-1])
+    assert len({tuple(row) for row in expected}) > 1
+    assert greedy(prompt, data.batches[0], [-1], MOST).tolist() == expected
+
+
+@pytest.mark.parametrize("template", ["prefix", "suffix"])
+def test_rows_that_were_moved_are_edited(template: str) -> None:
+    prompt = attached("llama", template)
+    neurons = np.ones((prompt.backbone.layers, prompt.backbone.neurons), dtype=bool)
+    alone = prepared(prompt.backbone, split(prompt), prompt_rows=prompt.rows, token_budget=1)
+    found = []
+    for data in (alone, together(prompt)):
+        with intervene(prompt.backbone, Edit(neurons, "zero"), attached=prompt) as edited:
+            found.append([row.tolist() for row in generate_ids(edited, data, max_new_tokens=MOST)])
+    assert found[0] == found[1]
+    plain = [row.tolist() for row in generate_ids(prompt, alone, max_new_tokens=MOST)]
+    assert found[0] != plain
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -59,6 +59,10 @@ class Attached:
             return placed
         return replace(placed, mask=counted(placed.mask, batch.mask.ones + len(batch.mask) * self.rows))
 
+    def moved(self, placed: Placed) -> Placed:
+        """Rows that now stand elsewhere, for a pass that is not `forward`: whoever follows them is told."""
+        return placed
+
     def forward(self, placed: Placed) -> Tensor:
         """The last hidden state at the readout row, [B, D]."""
         if isinstance(placed, AfterText):

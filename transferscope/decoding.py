@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from transferscope.attachment import Attached
 from transferscope.encoding import Prepared, stop_ids
+from transferscope.masks import Counted, counted
 from transferscope.models import Backbone
-from transferscope.templates import Batch, Placed
+from transferscope.templates import Batch, Placed, padded_left
 
 LOOK = 4  # steps between two looks at whether all texts have ended: a look waits for the device
 
@@ -76,7 +76,7 @@ def _begun(attached: Attached, batch: Batch, most: int) -> tuple[Tensor, Step]:
     placed = attached.place(batch)
     if attached.backbone.architecture.kind == "encoder-decoder":
         return _decoder(attached.backbone, placed)
-    return _causal(attached.backbone, placed, most)
+    return _causal(attached.backbone, attached.moved(padded_left(placed)), most)
 
 
 def _decoder(backbone: Backbone, placed: Placed) -> tuple[Tensor, Step]:
@@ -99,33 +99,28 @@ def _decoder(backbone: Backbone, placed: Placed) -> tuple[Tensor, Step]:
 
 
 def _causal(backbone: Backbone, placed: Placed, most: int) -> tuple[Tensor, Step]:
-    """Prompt and text in one pass; then a row a step.
-
-    Texts are padded at the right, so new rows stand behind the padding in the cache: masked there, and with
-    the position that each text's own length gives, which makes them what they would be without it.
-    """
+    """Prompt and text in one pass; then a row a step. Padding stands at the left (`padded_left`)."""
     cache, lengths, width = DynamicCache(), placed.mask.sum(dim=1), placed.mask.shape[1]
     everything = torch.cat([placed.mask, placed.mask.new_ones(len(lengths), most)], dim=1)
-    seen = _additive(everything, backbone.dtype)
     takes_positions = "position_ids" in inspect.signature(backbone.base.forward).parameters
 
-    def read(rows: Tensor, mask: Tensor, **positions: Any) -> Tensor:
+    def read(rows: Tensor, written: int, positions: Tensor) -> Tensor:
+        mask = everything[:, : width + written]
+        if isinstance(placed.mask, Counted):
+            mask = counted(mask, placed.mask.ones + written * len(mask))
         return backbone.base(
             inputs_embeds=rows.to(backbone.dtype),
             attention_mask=mask,
             past_key_values=cache,
             use_cache=True,
-            **positions,
-        )[0].to(backbone.device)
+            **({"position_ids": positions} if takes_positions else {}),
+        )[0][:, -1].to(backbone.device)
 
     def step(token: Tensor) -> Tensor:
         written = cache.get_seq_length() - width
-        positions = {"position_ids": (lengths + written).unsqueeze(1)} if takes_positions else {}
-        now = seen[..., : width + written + 1]
-        return read(backbone.embed(token.unsqueeze(1)), now, **positions)[:, -1]
+        return read(backbone.embed(token.unsqueeze(1)), written + 1, (lengths + written).unsqueeze(1))
 
-    hidden = read(placed.embeds, placed.mask)
-    return hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1], step
+    return read(placed.embeds, 0, (placed.mask.cumsum(dim=1) - 1).clamp(min=0)), step
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

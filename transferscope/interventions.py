@@ -198,6 +198,10 @@ class Edited(Attached):
         self.placement.note(placed)
         return placed
 
+    def moved(self, placed: Placed) -> Placed:
+        self.placement.note(placed)
+        return placed
+
     def forward(self, placed: Placed) -> Tensor:
         self.placement.note(placed)
         return self.outer.forward(placed)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from transferscope.errors import TemplateError, suggest
+from transferscope.masks import Counted, counted
 
 TEMPLATES = {
     "mask-first": ("encoder",),
@@ -103,6 +104,25 @@ def _after_text(prompts: Tensor, text: Tensor, mask: Tensor, types: Tensor | Non
     kinds = None if types is None else torch.cat([types, types.new_zeros(size, rows)], dim=1).gather(1, order)
     index = lengths.unsqueeze(1) + torch.arange(rows, device=mask.device)  # [B, P]
     return Placed(embeds, full, kinds, index, lengths + rows - 1)
+
+
+def padded_left(placed: Placed) -> Placed:
+    """The same rows with the padding in front of them, so that what comes next stands right behind.
+
+    Windows of attention and biases by distance count columns: with a gap they would not be those of the
+    example alone. ``types`` are left out: causal models have none.
+    """
+    width = placed.mask.shape[1]
+    order = torch.sort(placed.mask, dim=1, stable=True).indices  # padding first, the rest in its order
+    padding = width - placed.mask.sum(dim=1)  # [B]
+    rows = placed.prompt
+    if isinstance(rows, slice):
+        rows = torch.arange(*rows.indices(width), device=padding.device).unsqueeze(0)
+    embeds = placed.embeds.gather(1, order.unsqueeze(-1).expand_as(placed.embeds))
+    mask = placed.mask.gather(1, order)
+    if isinstance(placed.mask, Counted):
+        mask = counted(mask, placed.mask.ones)
+    return Placed(embeds, mask, None, rows + padding.unsqueeze(1), placed.readout + padding)
 
 
 def follow(placed: Placed, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
