@@ -24,8 +24,10 @@ import yardsticks
 import indicators
 from transferscope import attachment
 from transferscope.encoding import buckets, from_token_ids, in_order
-from transferscope.measurement import COMPAT_BATCH, CPU_TOKENS, NeuronMeasurement, measure, stimulate
-from transferscope.models import Backbone, attention
+from transferscope.loading import attention
+from transferscope.measurement import NeuronMeasurement, measure, stimulate
+from transferscope.models import Backbone
+from transferscope.streaming import COMPAT_BATCH, CPU_TOKENS
 
 BOUNDS = {"ratio": 2.0, "share_of_peak": 0.8, "peak_bytes": 1.3e9}
 FLIPS = 1e-4  # share of the comparisons that another order of summation may move

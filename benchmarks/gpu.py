@@ -30,9 +30,10 @@ from transferscope import attachment
 from transferscope.activations import FireCounts, Moments, Probe, capture
 from transferscope.attachment import Attached
 from transferscope.encoding import Encoded, Prepared, buckets, from_token_ids, prepared
-from transferscope.measurement import CPU_TOKENS, measure
+from transferscope.measurement import measure
 from transferscope.models import Backbone, wrap
 from transferscope.settings import TuningSettings
+from transferscope.streaming import CPU_TOKENS
 from transferscope.tasks import Example, Task
 
 BUDGETS = (2048, 8192, 32768, 131072)

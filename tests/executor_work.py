@@ -66,13 +66,13 @@ def perform_dying(unit: Any) -> tuple[str, ...]:
     """`units.perform`, killed once in the middle of each kind of unit: a tuning that has saved its state, an
     extraction in its second trial, a block that has a cell.
     """
-    from transferscope import signatures, units
+    from transferscope import measurement, units
     from transferscope.cells import TargetCells
     from transferscope.tuning_run import TuningRun
 
     victims: dict[type[Any], tuple[Any, str, int]] = {
         units.Tuning: (TuningRun, "save", 1),
-        units.Extraction: (signatures, "measure", 2),
+        units.Extraction: (measurement, "stimulate", 2),
         units.Measurement: (TargetCells, "add", 1),
     }
     kind = type(unit)

@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transferscope import attachment
 from transferscope.encoding import from_token_ids, prepared
+from transferscope.loading import attention
 from transferscope.measurement import measure
-from transferscope.models import Backbone, attention
+from transferscope.models import Backbone
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 ROWS, EXAMPLES = 8, 40

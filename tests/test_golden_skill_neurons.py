@@ -18,8 +18,8 @@ import transformers
 from indicators.predictivity import skill_mask
 from transferscope import attachment
 from transferscope.encoding import Encoded, batches, buckets, from_token_ids, in_order
-from transferscope.loading import quiet
-from transferscope.models import Backbone, attention, wrap
+from transferscope.loading import attention, quiet
+from transferscope.models import Backbone, wrap
 from transferscope.signatures import NeuronMeasurement, measure_neurons
 
 TRIALS = (0, 1, 2)

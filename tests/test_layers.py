@@ -53,6 +53,7 @@ LEVELS: dict[str, float] = {
     "encoding": 3.5,
     "activations": 4,
     "evaluation": 4,
+    "streaming": 4.4,
     "measurement": 4.5,
     "tuning": 5,
     "signatures": 5,

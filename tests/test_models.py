@@ -14,7 +14,6 @@ from torch import nn
 from transformers.utils import logging as hf_logging
 
 from tests import tiny
-from transferscope import models
 from transferscope.errors import ArchitectureError, BackboneError
 from transferscope.models import Backbone, load_backbone, wrap
 
@@ -343,20 +342,20 @@ def test_attention_is_switched_and_put_back(model_type: str) -> None:
     ids, mask = inputs(made)
     with torch.no_grad():
         sdpa = made.hidden(made.embed(ids), mask)
-        with models.attention(made.model, "eager"):
+        with loading.attention(made.model, "eager"):
             assert {module.config._attn_implementation for module in _configured(made)} == {"eager"}
             eager = made.hidden(made.embed(ids), mask)
     assert (sdpa - eager).abs().max() < 1e-4
-    with pytest.raises(KeyError), models.attention(made.model, "eager"):
+    with pytest.raises(KeyError), loading.attention(made.model, "eager"):
         raise KeyError
     assert {module.config._attn_implementation for module in _configured(made)} == {"sdpa"}
 
 
 def test_attention_that_the_model_does_not_have() -> None:
     made = backbone("deberta-v2")
-    with models.attention(made.model, "eager"):
+    with loading.attention(made.model, "eager"):
         pass
-    with pytest.raises(BackboneError, match="sdpa"), models.attention(made.model, "sdpa"):
+    with pytest.raises(BackboneError, match="sdpa"), loading.attention(made.model, "sdpa"):
         pass
     assert made.config._attn_implementation == "eager"
 

@@ -165,14 +165,14 @@ def test_statistics_are_exact(
 ) -> None:
     made, task = backbone(model_type), some(3)
     kept: list[Any] = []
-    stream = measurement._stream
+    stream = measurement.stream
 
     def spy(passes: Any, data: Any, how: Any) -> Any:
         for one in passes:
             kept.extend(part for held in (one.statistics, *(p for _, p in one.parts)) for part in held.parts)
         return stream(passes, data, how)
 
-    monkeypatch.setattr(measurement, "_stream", spy)
+    monkeypatch.setattr(measurement, "stream", spy)
     attached = attachment.attach(made, attachment.initial_rows(made, 3, init="random"), template)
     train, dev = (encode(made, split, prompt_rows=attached.rows) for split in (task.train, task.dev))
     measurement.measure(attached, train, dev, subtasks=subtasks)
@@ -256,7 +256,7 @@ def test_operations_are_those_that_torch_counts() -> None:
 
 
 def made_eager(made: Backbone) -> Any:
-    from transferscope.models import attention
+    from transferscope.loading import attention
 
     return attention(made.model, "eager")
 

@@ -10,7 +10,7 @@ transfer.csv                         all of them as one table, made from these f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,9 @@ class TargetCells:
         if all(self._cells.get(key) == cell for key, cell in new.items()):
             return
         self._cells |= new
+        self._write()
+
+    def _write(self) -> None:
         record = {
             "protocol": self.protocol,
             "target": self.target,
@@ -80,8 +83,15 @@ class TargetCells:
         }
         store.write_json(self.path, record, versioned=True)
 
-    def absorb(self) -> None:
-        """Remove the blocks that hold nothing more: their cells were added to the target, or are stale."""
+    def settle(self, order: Sequence[tuple[str, int]]) -> None:
+        """All of a column is there: put it into this order of (source, seed), in whatever order it came.
+
+        Blocks that hold nothing more are removed: their cells were added to the target, or are stale.
+        """
+        first = {key: self._cells[key] for key in order if key in self._cells}
+        if [*self._cells] != [*(arranged := first | self._cells)]:
+            self._cells = arranged
+            self._write()
         for path, cells in self._apart.items():
             if all(self._cells.get(key) == cell for key, cell in cells.items()):
                 path.unlink(missing_ok=True)

@@ -16,6 +16,11 @@ from transformers.utils import logging as hf_logging
 from transferscope.errors import BackboneError, suggest
 
 NO_HEAD = "{name!r} has no language-model head; use head: classifier"
+LM_CLASSES = {
+    "encoder": "AutoModelForMaskedLM",
+    "decoder": "AutoModelForCausalLM",
+    "encoder-decoder": "AutoModelForSeq2SeqLM",
+}
 
 
 def check(what: str, value: str, allowed: Iterable[str]) -> None:
@@ -119,3 +124,28 @@ def refuse_empty_tokenizer(name: str, tokenizer: Any) -> None:
 
 def _some(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+@contextmanager
+def attention(model: Any, implementation: str) -> Iterator[None]:
+    """Run a Hugging Face model with another attention implementation ("eager" or "sdpa") for a while.
+
+    Raises:
+        BackboneError: the model does not support it.
+    """
+    before = model.config._attn_implementation
+    if implementation == before:
+        yield
+        return
+    try:
+        try:
+            with quiet():
+                model.set_attn_implementation(implementation)
+        except (ValueError, ImportError) as error:
+            raise BackboneError(f"attention {implementation!r}: {first_line(error)}") from error
+        if model.config._attn_implementation != implementation:
+            raise BackboneError(f"{type(model).__name__} has no attention implementation {implementation!r}.")
+        yield
+    finally:
+        if model.config._attn_implementation != before:
+            model.set_attn_implementation(before)

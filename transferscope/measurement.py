@@ -6,10 +6,9 @@ neuron; Su et al., NAACL 2022 (On Transferability of Prompt Tuning): the neurons
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,31 +16,21 @@ import torch
 from torch import Tensor
 
 from transferscope import attachment
-from transferscope.activations import FireCounts, Moments, Probe, capture, onehot, to_numpy, wide_dtype
+from transferscope.activations import FireCounts, Moments, Probe, capture, to_numpy
 from transferscope.attachment import Attached
 from transferscope.encoding import (
     Encoded,
     batches,
-    buckets,
     empty_text,
     from_token_ids,
-    in_order,
-    on_device,
     room,
 )
 from transferscope.errors import BackboneError, TaskError
-from transferscope.halving import Ledger
-from transferscope.layer_devices import ByDevice, layer_devices
-from transferscope.models import Backbone, attention, wrap
+from transferscope.loading import attention
+from transferscope.models import Backbone, wrap
 from transferscope.quantization import refuse_predictivity
+from transferscope.streaming import TOGETHER_BYTES, How, Pass, Statistics, sides_of, stream, within_cache
 from transferscope.task_spec import Subtask, subtask_problem
-from transferscope.templates import Batch, Placed
-
-Statistics = ByDevice[Moments] | ByDevice[FireCounts]
-COMPAT_BATCH = 16  # the reference procedure's batch size
-TOGETHER_BYTES = 2**30  # statistics of prompts that are measured in one pass
-# On a CPU larger batches leave the cache: they cost time and memory, and gain nothing.
-CPU_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -168,47 +157,28 @@ def measure_several(
     each = 8 * cells * (2 * classes + 2 + 6 * len(subtasks))
     size = max(1, TOGETHER_BYTES // each) if shared else 1
     token_budget = within_cache(backbone, token_budget)
-    how = _How(backbone, probe, classes, tuple(subtasks), balanced, shared, compat, token_budget)
+    how = How(backbone, probe, classes, tuple(subtasks), balanced, shared, compat, token_budget)
     for start in range(0, len(several), size):
         with _mode(backbone, compat):
             found = _measure_block(several[start : start + size], train, dev, blank, how)
         yield from found
 
 
-@dataclass(frozen=True)
-class _How:
-    """What the measurements of all prompts have in common."""
-
-    backbone: Backbone
-    probe: Probe
-    classes: int
-    subtasks: tuple[Subtask, ...]
-    balanced: bool
-    shared: bool
-    compat: bool
-    token_budget: int
-
-    def empty(self, classes: int) -> ByDevice[Moments]:
-        """Moments of no examples, where the layers are."""
-        cells = self.probe.rows, self.backbone.neurons
-        return ByDevice.make(layer_devices(self.backbone), partial(_empty, classes, *cells))
-
-
 def _measure_block(
-    several: Sequence[Attached], train: Encoded, dev: Encoded, blank: Encoded | None, how: _How
+    several: Sequence[Attached], train: Encoded, dev: Encoded, blank: Encoded | None, how: How
 ) -> list[NeuronMeasurement]:
     """The measurements of prompts that go through the splits together."""
-    sides = [_sides(one, how.classes) for one in how.subtasks]
+    sides = [sides_of(one, how.classes) for one in how.subtasks]
     every = [how.empty(how.classes) for _ in several]
     of_subtasks = [[how.empty(2) for _ in sides] for _ in several]
 
-    def passes(statistics: Sequence[Statistics], parts: Sequence[Sequence[Statistics]]) -> list[_Pass]:
+    def passes(statistics: Sequence[Statistics], parts: Sequence[Sequence[Statistics]]) -> list[Pass]:
         return [
-            _Pass(attached, one, list(zip(sides, own, strict=True)))
+            Pass(attached, one, list(zip(sides, own, strict=True)))
             for attached, one, own in zip(several, statistics, parts, strict=True)
         ]
 
-    _stream(passes(every, of_subtasks), train, how)
+    stream(passes(every, of_subtasks), train, how)
     firing = [one.map(lambda part: FireCounts.above(part.mean, how.classes)) for one in every]
     beside = [
         [one.map(lambda part: FireCounts.above(_baseline(part, how.balanced), 2)) for one in own]
@@ -218,7 +188,7 @@ def _measure_block(
     baselines, varies = [to_numpy(one.mean) for one in whole], [one.varies.cpu().numpy() for one in whole]
     of_parts = [[one.merged().varies.cpu().numpy() for one in own] for own in of_subtasks]
     del every, whole, of_subtasks  # as large as what the second pass keeps
-    readouts = _stream(passes(firing, beside), dev, how)
+    readouts = stream(passes(firing, beside), dev, how)
     found = []
     for r, attached in enumerate(several):
         stimulation, active = stimulate(attached, blank)
@@ -234,11 +204,6 @@ def _measure_block(
         measured = accuracy, stimulation, active, defined, features.astype(np.float32)
         found.append(NeuronMeasurement(baselines[r], *measured))
     return found
-
-
-def within_cache(backbone: Backbone, token_budget: int) -> int:
-    """The rows in one pass of an extraction: the budget, or what stays in the cache of a CPU."""
-    return min(token_budget, CPU_TOKENS) if backbone.device.type == "cpu" else token_budget
 
 
 def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -273,103 +238,11 @@ def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndar
     return stacked, torch.stack([gates[layer] > 0 for layer in order]).cpu().numpy()
 
 
-def _empty(classes: int, rows: int, neurons: int, layers: int, device: torch.device) -> Moments:
-    return Moments.zeros(classes, (layers, rows, neurons), device)
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """One prompt in a pass over a split: the statistics that its probed rows go into.
-
-    And those of each of ``parts``, the examples of its subtask alone, by side [K] (0, 1, or -1: left out).
-    """
-
-    attached: Attached
-    statistics: Statistics
-    parts: Sequence[tuple[np.ndarray, Statistics]]
-
-    def deeds(
-        self, layer: int, picked: Tensor, labels: Tensor, inside: Sequence[tuple[Tensor, Tensor]]
-    ) -> Iterator[Callable[[], None]]:
-        """What takes in one layer of a batch [B, P', N]; ``inside``: each part's examples and their sides."""
-        yield partial(self.statistics.add, layer, picked, labels)
-        for (_, part), (index, sides) in zip(self.parts, inside, strict=True):
-            own = index.to(picked.device)
-            yield partial(part.add, layer, picked[own], sides) if len(index) else _nothing
-
-
-def _nothing() -> None:
-    """A batch without an example of a subtask."""
-
-
-def _stream(passes: Sequence[_Pass], data: Encoded, how: _How) -> list[Tensor]:
-    """One pass: the probed rows of every layer go into the statistics of each prompt.
-
-    Returns the sums of each prompt's readout rows by class, [K, D]. Nothing grows with the examples. A batch
-    that does not fit is run in halves; the ledger sees to it that each layer takes in each example once.
-    """
-    backbone, rows, ledger = how.backbone, passes[0].attached.rows, Ledger()
-    groups = buckets(data, prompt_rows=rows, token_budget=how.token_budget)
-    if how.compat:
-        groups = in_order(len(data), COMPAT_BATCH)
-    classes, device = len(passes[0].statistics.parts[0].counts), backbone.device
-    size = (classes, backbone.readout_size)
-    sums = [torch.zeros(*size, dtype=wide_dtype(device), device=device) for _ in passes]
-    of_layer = 1 + len(passes[0].parts)
-    of_prompt = backbone.layers * of_layer + 1  # deeds, with that of the sums
-    now: list[tuple[int, Placed, Tensor, list[tuple[Tensor, Tensor]]]] = []
-
-    def sink(layer: int, values: Tensor, gate: Tensor | None) -> None:
-        if not now:  # texts are being read, without a prompt
-            return
-        i, placed, labels, inside = now[0]
-        picked = how.probe.pick(layer, values, placed)
-        first = i * of_prompt + layer * of_layer
-        for number, deed in enumerate(passes[i].deeds(layer, picked, labels, inside), start=first):
-            ledger.once(number, deed)
-
-    def step(batch: Batch) -> None:
-        now.clear()
-        labels = data.labels[list(batch.index)]  # on the host: asked there, the device would be waited for
-        inside = [_inside(side, labels, batch.labels.device) for side, _ in passes[0].parts]
-        members = onehot(batch.labels, sums[0])
-        for i, placed in enumerate(_placed([one.attached for one in passes], batch, how.shared)):
-            now[:] = [(i, placed, batch.labels, inside)]
-            hidden = passes[i].attached.forward(placed)
-            now.clear()
-            added = members @ hidden.to(members.dtype)
-            ledger.once((i + 1) * of_prompt - 1, partial(sums[i].add_, added))
-
-    with torch.inference_mode(), capture(backbone, sink):
-        for batch in batches(backbone, data, groups):
-            backbone.fitting.run("extraction", batch, step, beside=rows, ledger=ledger)
-    return sums
-
-
-def _placed(several: Sequence[Attached], batch: Batch, shared: bool) -> Iterator[Placed]:
-    return attachment.placements(several, batch) if shared else (one.place(batch) for one in several)
-
-
 def _one_vs_rest(counts: FireCounts, balanced: bool) -> list[np.ndarray]:
     """Acc [L, P, N] of each class against the rest; of two classes, of class 1 alone."""
     classes = len(counts.counts)
     positives = [1] if classes == 2 else range(classes)
     return [to_numpy(counts.accuracy(one, balanced=balanced)) for one in positives]
-
-
-def _sides(subtask: Subtask, classes: int) -> np.ndarray:
-    """The side of each class in a subtask, [K] int64: 0 negative, 1 positive, -1 left out."""
-    sides = np.full(classes, -1, dtype=np.int64)
-    sides[list(subtask.negative)] = 0
-    sides[list(subtask.positive)] = 1
-    return sides
-
-
-def _inside(sides: np.ndarray, labels: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which examples of a batch a subtask has, and their sides, both on the device."""
-    found = sides[labels]
-    index = np.flatnonzero(found >= 0)
-    return on_device(index, device), on_device(found[index], device)
 
 
 def _baseline(part: Moments, balanced: bool) -> Tensor:

@@ -91,8 +91,8 @@ def measure_column(
     there = [cell for key in keys if (cell := stored.get(*key)) is not None]
     if len(there) == len(keys):
         if block is None:
-            stored.add(*there)  # from blocks, in the order in which they would have been measured here
-            stored.absorb()
+            stored.add(*there)  # those of blocks
+            stored.settle([key[:2] for key in keys])
         return there
     if stored.changed:
         workspace.report(f"measuring {protocol} on {target} again: {'; '.join(stored.changed)}")
@@ -101,10 +101,7 @@ def measure_column(
         every |= transfer.controls(workspace.backbone, prompts, draws=settings.transfer.random_draws)
 
     def known(source: str, prompt: SoftPrompt) -> Cell | None:
-        cell = stored.get(source, prompt.seed, beside.get((source, prompt.seed)) or prompt.fingerprint)
-        if cell is not None and block is None:
-            stored.add(cell)
-        return cell
+        return stored.get(source, prompt.seed, beside.get((source, prompt.seed)) or prompt.fingerprint)
 
     def keep(cell: Cell) -> None:
         stored.add(replace(cell, prompt=beside.get((cell.source, cell.seed)) or cell.prompt))
@@ -125,7 +122,8 @@ def measure_column(
         **_options(workspace, protocol),
     )
     if block is None:
-        stored.absorb()
+        stored.add(*there)
+        stored.settle([key[:2] for key in keys])
     return found
 
 

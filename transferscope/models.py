@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -26,12 +26,12 @@ from transferscope.fingerprints import fingerprint
 from transferscope.halving import Fitting
 from transferscope.heads import LMHead, head_of
 from transferscope.loading import (
+    LM_CLASSES,
     NO_HEAD,
     ask,
     check,
     choose_device,
     find_source,
-    first_line,
     quiet,
     refuse_empty_tokenizer,
     refuse_random_weights,
@@ -45,11 +45,6 @@ HEADS = ("verbalizer", "classifier")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTIONS = ("sdpa", "eager")
 
-LM_CLASSES = {
-    "encoder": "AutoModelForMaskedLM",
-    "decoder": "AutoModelForCausalLM",
-    "encoder-decoder": "AutoModelForSeq2SeqLM",
-}
 # What saving and loading again may change in a configuration without changing the network.
 _VOLATILE = {"transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
 
@@ -401,28 +396,3 @@ def load_backbone(
     commit = getattr(model.config, "_commit_hash", None) or revision
     placed = model if place is None or quantization else model.to(place)
     return wrap(placed, tokenizer, name, revision=commit)
-
-
-@contextmanager
-def attention(model: Any, implementation: str) -> Iterator[None]:
-    """Run a Hugging Face model with another attention implementation ("eager" or "sdpa") for a while.
-
-    Raises:
-        BackboneError: the model does not support it.
-    """
-    before = model.config._attn_implementation
-    if implementation == before:
-        yield
-        return
-    try:
-        try:
-            with quiet():
-                model.set_attn_implementation(implementation)
-        except (ValueError, ImportError) as error:
-            raise BackboneError(f"attention {implementation!r}: {first_line(error)}") from error
-        if model.config._attn_implementation != implementation:
-            raise BackboneError(f"{type(model).__name__} has no attention implementation {implementation!r}.")
-        yield
-    finally:
-        if model.config._attn_implementation != before:
-            model.set_attn_implementation(before)

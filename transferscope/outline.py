@@ -11,8 +11,8 @@ import transformers
 from torch import nn
 
 from transferscope.architectures import get
-from transferscope.loading import ask, find_source, quiet
-from transferscope.models import DTYPES, LM_CLASSES, Backbone, load_backbone, wrap
+from transferscope.loading import LM_CLASSES, ask, find_source, quiet
+from transferscope.models import DTYPES, Backbone, load_backbone, wrap
 from transferscope.pruned import is_pruned
 from transferscope.settings import ModelSettings
 

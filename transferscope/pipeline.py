@@ -324,8 +324,7 @@ class Pipeline(Workspace):
         if settings.tasks[name].has_data:
             inputs["task"] = self.task(name).fingerprint
             inputs["max_length"] = settings.max_length
-            how = settings.signatures.model_dump()
-            inputs["signatures"] = {key: value for key, value in how.items() if value or key != "quantized"}
+            inputs["signatures"] = settings.signatures.model_dump()
             if self.task(name).subtasks:  # else one-vs-rest, as before there was a choice
                 inputs["subtasks"] = [
                     [one["positive"], one["negative"]] for one in subtask_rows(self.task(name))

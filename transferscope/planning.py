@@ -21,7 +21,6 @@ from transferscope.attachment import attach
 from transferscope.encoding import Encoded, buckets, encode, in_order
 from transferscope.errors import InputError, suggest
 from transferscope.loading import choose_device
-from transferscope.measurement import COMPAT_BATCH, within_cache
 from transferscope.models import DTYPES, Backbone
 from transferscope.outline import Sizes, outline, product_rate, statistics_bytes
 from transferscope.pipeline import Pipeline
@@ -29,6 +28,7 @@ from transferscope.probing import sample_of_train
 from transferscope.prompts import RECORD, SoftPrompt, load_prompt
 from transferscope.quantization import refusal
 from transferscope.signatures import load_signature
+from transferscope.streaming import COMPAT_BATCH, within_cache
 from transferscope.tasks import Task
 from transferscope.tuning_run import batch_order, prepare
 

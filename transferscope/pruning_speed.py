@@ -12,7 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from transferscope.errors import InputError
-from transferscope.models import Backbone, attention
+from transferscope.loading import attention
+from transferscope.models import Backbone
 from transferscope.pruned import blocks, module_at, stored
 
 MIN_REPEATS, MAX_REPEATS = 5, 50

@@ -6,7 +6,16 @@ from reprlib import repr as short
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from transferscope import store
 from transferscope.errors import StudyError, suggest
@@ -38,6 +47,12 @@ class ModelSettings(Strict):
     quantization: Literal["8bit", "4bit"] | None = None
     # Of accuracy and tuning, not of the model: what was made in it says so itself, so no dump has it.
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", exclude=True)
+
+    @model_serializer(mode="wrap")
+    def _fields(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not set of the later fields: a study's model is remembered by these."""
+        later = ("device_map", "max_memory", "quantization")
+        return {name: value for name, value in fields(self).items() if name not in later or value is not None}
 
     @model_validator(mode="after")
     def _one_precision(self) -> ModelSettings:
@@ -78,6 +93,11 @@ class SignatureSettings(Strict):
     compat: bool = False
     balanced: bool | None = None
     quantized: bool = False
+
+    @model_serializer(mode="wrap")
+    def _fields(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``quantized`` where it is off: what was made before there was the choice stays current."""
+        return {name: value for name, value in fields(self).items() if name != "quantized" or value}
 
 
 class FeatureSettings(Strict):

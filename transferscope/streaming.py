@@ -1,0 +1,143 @@
+"""One pass over a split: the probed rows of every layer go into the statistics of each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transferscope import attachment
+from transferscope.activations import FireCounts, Moments, Probe, capture, onehot, wide_dtype
+from transferscope.attachment import Attached
+from transferscope.encoding import Encoded, batches, buckets, in_order, on_device
+from transferscope.halving import Ledger
+from transferscope.layer_devices import ByDevice, layer_devices
+from transferscope.models import Backbone
+from transferscope.task_spec import Subtask
+from transferscope.templates import Batch, Placed
+
+Statistics = ByDevice[Moments] | ByDevice[FireCounts]
+COMPAT_BATCH = 16  # the reference procedure's batch size
+TOGETHER_BYTES = 2**30  # statistics of prompts that are measured in one pass
+# On a CPU larger batches leave the cache: they cost time and memory, and gain nothing.
+CPU_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class How:
+    """What the measurements of all prompts have in common."""
+
+    backbone: Backbone
+    probe: Probe
+    classes: int
+    subtasks: tuple[Subtask, ...]
+    balanced: bool
+    shared: bool
+    compat: bool
+    token_budget: int
+
+    def empty(self, classes: int) -> ByDevice[Moments]:
+        """Moments of no examples, where the layers are."""
+        cells = self.probe.rows, self.backbone.neurons
+        return ByDevice.make(layer_devices(self.backbone), partial(_empty, classes, *cells))
+
+
+def within_cache(backbone: Backbone, token_budget: int) -> int:
+    """The rows in one pass of an extraction: the budget, or what stays in the cache of a CPU."""
+    return min(token_budget, CPU_TOKENS) if backbone.device.type == "cpu" else token_budget
+
+
+def _empty(classes: int, rows: int, neurons: int, layers: int, device: torch.device) -> Moments:
+    return Moments.zeros(classes, (layers, rows, neurons), device)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One prompt in a pass over a split: the statistics that its probed rows go into.
+
+    And those of each of ``parts``, the examples of its subtask alone, by side [K] (0, 1, or -1: left out).
+    """
+
+    attached: Attached
+    statistics: Statistics
+    parts: Sequence[tuple[np.ndarray, Statistics]]
+
+    def deeds(
+        self, layer: int, picked: Tensor, labels: Tensor, inside: Sequence[tuple[Tensor, Tensor]]
+    ) -> Iterator[Callable[[], None]]:
+        """What takes in one layer of a batch [B, P', N]; ``inside``: each part's examples and their sides."""
+        yield partial(self.statistics.add, layer, picked, labels)
+        for (_, part), (index, sides) in zip(self.parts, inside, strict=True):
+            own = index.to(picked.device)
+            yield partial(part.add, layer, picked[own], sides) if len(index) else _nothing
+
+
+def _nothing() -> None:
+    """A batch without an example of a subtask."""
+
+
+def stream(passes: Sequence[Pass], data: Encoded, how: How) -> list[Tensor]:
+    """One pass: the probed rows of every layer go into the statistics of each prompt.
+
+    Returns the sums of each prompt's readout rows by class, [K, D]. Nothing grows with the examples. A batch
+    that does not fit is run in halves; the ledger sees to it that each layer takes in each example once.
+    """
+    backbone, rows, ledger = how.backbone, passes[0].attached.rows, Ledger()
+    groups = buckets(data, prompt_rows=rows, token_budget=how.token_budget)
+    if how.compat:
+        groups = in_order(len(data), COMPAT_BATCH)
+    classes, device = len(passes[0].statistics.parts[0].counts), backbone.device
+    size = (classes, backbone.readout_size)
+    sums = [torch.zeros(*size, dtype=wide_dtype(device), device=device) for _ in passes]
+    of_layer = 1 + len(passes[0].parts)
+    of_prompt = backbone.layers * of_layer + 1  # deeds, with that of the sums
+    now: list[tuple[int, Placed, Tensor, list[tuple[Tensor, Tensor]]]] = []
+
+    def sink(layer: int, values: Tensor, gate: Tensor | None) -> None:
+        if not now:  # texts are being read, without a prompt
+            return
+        i, placed, labels, inside = now[0]
+        picked = how.probe.pick(layer, values, placed)
+        first = i * of_prompt + layer * of_layer
+        for number, deed in enumerate(passes[i].deeds(layer, picked, labels, inside), start=first):
+            ledger.once(number, deed)
+
+    def step(batch: Batch) -> None:
+        now.clear()
+        labels = data.labels[list(batch.index)]  # on the host: asked there, the device would be waited for
+        inside = [_inside(side, labels, batch.labels.device) for side, _ in passes[0].parts]
+        members = onehot(batch.labels, sums[0])
+        for i, placed in enumerate(_placed([one.attached for one in passes], batch, how.shared)):
+            now[:] = [(i, placed, batch.labels, inside)]
+            hidden = passes[i].attached.forward(placed)
+            now.clear()
+            added = members @ hidden.to(members.dtype)
+            ledger.once((i + 1) * of_prompt - 1, partial(sums[i].add_, added))
+
+    with torch.inference_mode(), capture(backbone, sink):
+        for batch in batches(backbone, data, groups):
+            backbone.fitting.run("extraction", batch, step, beside=rows, ledger=ledger)
+    return sums
+
+
+def _placed(several: Sequence[Attached], batch: Batch, shared: bool) -> Iterator[Placed]:
+    return attachment.placements(several, batch) if shared else (one.place(batch) for one in several)
+
+
+def sides_of(subtask: Subtask, classes: int) -> np.ndarray:
+    """The side of each class in a subtask, [K] int64: 0 negative, 1 positive, -1 left out."""
+    sides = np.full(classes, -1, dtype=np.int64)
+    sides[list(subtask.negative)] = 0
+    sides[list(subtask.positive)] = 1
+    return sides
+
+
+def _inside(sides: np.ndarray, labels: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which examples of a batch a subtask has, and their sides, both on the device."""
+    found = sides[labels]
+    index = np.flatnonzero(found >= 0)
+    return on_device(index, device), on_device(found[index], device)
