@@ -14,6 +14,7 @@ from torch import nn
 from transformers.utils import logging as hf_logging
 
 from tests import tiny
+from transferscope import loading
 from transferscope.errors import ArchitectureError, BackboneError
 from transferscope.models import Backbone, load_backbone, wrap
 
