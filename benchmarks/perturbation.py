@@ -11,48 +11,22 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
-import transformers
+from material import backbone_of, task_of  # the file beside this one
 
-import transferscope.demo
 from transferscope.evaluation import evaluate
-from transferscope.models import Backbone, load_backbone, wrap
+from transferscope.models import Backbone
 from transferscope.perturbation import Subject
 from transferscope.perturbation_plan import RATES, PerturbationSettings, Ranking, plan
 from transferscope.perturbing import KeptUnits, Value
 from transferscope.prompts import SoftPrompt
 from transferscope.store import Study
-from transferscope.tasks import Example, Task
 
 ROWS = 16
-
-
-def task_of(backbone: Backbone, examples: int, seed: int = 0) -> Task:
-    """Texts of 8 to 60 words of the model's vocabulary, two classes."""
-    rng = np.random.default_rng(seed)
-    words = [word for word in backbone.tokenizer.get_vocab() if word.isalpha()]
-    texts = [" ".join(rng.choice(words, size=rng.integers(8, 61))) for _ in range(examples)]
-    split = tuple(Example(text, None, i % 2) for i, text in enumerate(texts))
-    return Task("task", split[:8], split, ("a", "b"), (words[0], words[1]))
-
-
-def backbone_of(model: str | None, layers: int, hidden: int) -> Backbone:
-    """The named model, or a random BERT of this size with the demo model's tokenizer."""
-    if model is not None:
-        return load_backbone(model)
-    folder = Path(transferscope.demo.__file__).parent / "model"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers,
-        num_attention_heads=hidden // 32, intermediate_size=4 * hidden, max_position_embeddings=128,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return wrap(transformers.BertForMaskedLM(config), tokenizer, f"random BERT {layers} x {hidden}")
 
 
 def subject_of(

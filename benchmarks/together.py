@@ -12,16 +12,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
-import transformers
+from material import backbone_of, words_of  # the file beside this one
 
-import transferscope.demo
-from transferscope.models import Backbone, load_backbone, wrap
+from transferscope.models import Backbone
 from transferscope.settings import TuningSettings
 from transferscope.tasks import Example, Task
 from transferscope.tuning import begin, tune
@@ -32,26 +30,11 @@ from transferscope.tuning_together import step_together, tune_together
 def task_of(backbone: Backbone, examples: int, seed: int = 0) -> Task:
     """Texts of 4 to 50 words of the model's vocabulary, most of them short, two classes."""
     rng = np.random.default_rng(seed)
-    words = [word for word in backbone.tokenizer.get_vocab() if word.isalpha()]
+    words = words_of(backbone)
     sizes = np.clip(rng.gamma(2.0, 10.0, examples).astype(int), 4, 50)
     texts = [" ".join(rng.choice(words, size=size)) for size in sizes]
     split = tuple(Example(text, None, i % 2) for i, text in enumerate(texts))
     return Task("task", split, split[: examples // 10], ("a", "b"), (words[0], words[1]))
-
-
-def backbone_of(model: str | None, layers: int, hidden: int, device: str = "cpu") -> Backbone:
-    """The named model, or a random BERT of this size with the demo model's tokenizer."""
-    if model is not None:
-        return load_backbone(model, device=device)
-    folder = Path(transferscope.demo.__file__).parent / "model"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers,
-        num_attention_heads=max(1, hidden // 64), intermediate_size=4 * hidden, max_position_embeddings=512,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    built = transformers.BertForMaskedLM(config).to(device)
-    return wrap(built, tokenizer, f"random BERT {layers} x {hidden}")
 
 
 def runs_of(backbone: Backbone, task: Task, settings: TuningSettings, trials: int) -> list[TuningRun]:

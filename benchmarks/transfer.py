@@ -12,46 +12,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
-import transformers
+from material import backbone_of, task_of  # the file beside this one
 
-import transferscope.demo
 from transferscope import transfer, zero_shot
 from transferscope.encoding import encode
 from transferscope.evaluation import prepared
-from transferscope.models import Backbone, load_backbone, wrap
+from transferscope.models import Backbone
 from transferscope.prompts import SoftPrompt
-from transferscope.tasks import Example, Task
+from transferscope.tasks import Task
 
 ROWS = 16
-
-
-def target(backbone: Backbone, examples: int, seed: int = 0) -> Task:
-    """Texts of 8 to 60 words of the model's vocabulary, two classes."""
-    rng = np.random.default_rng(seed)
-    words = [word for word in backbone.tokenizer.get_vocab() if word.isalpha()]
-    texts = [" ".join(rng.choice(words, size=rng.integers(8, 61))) for _ in range(examples)]
-    split = tuple(Example(text, None, i % 2) for i, text in enumerate(texts))
-    return Task("target", split[:8], split, ("a", "b"), (words[0], words[1]))
-
-
-def backbone_of(model: str | None, layers: int, hidden: int) -> Backbone:
-    """The named model, or a random BERT of this size with the demo model's tokenizer."""
-    if model is not None:
-        return load_backbone(model)
-    folder = Path(transferscope.demo.__file__).parent / "model"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers,
-        num_attention_heads=hidden // 32, intermediate_size=4 * hidden, max_position_embeddings=128,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return wrap(transformers.BertForMaskedLM(config), tokenizer, f"random BERT {layers} x {hidden}")
 
 
 def plain(backbone: Backbone, task: Task, prompts: list[SoftPrompt]) -> Callable[[], None]:
@@ -77,7 +52,7 @@ def plain(backbone: Backbone, task: Task, prompts: list[SoftPrompt]) -> Callable
 
 def compare(backbone: Backbone, sources: int, examples: int, repeats: int) -> dict[str, Any]:
     """Times in turns, and their ratio: the least of each, which a busy machine disturbs least."""
-    task, rng = target(backbone, examples), np.random.default_rng(1)
+    task, rng = task_of(backbone, examples), np.random.default_rng(1)
     shape = (ROWS, backbone.embedding_size)
     prompts = [
         SoftPrompt(rng.normal(0, 0.05, shape).astype(np.float32), "s", seed, "mask-first")
