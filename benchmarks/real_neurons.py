@@ -4,7 +4,7 @@
 
 STUDY is that of `real_model.py`. In DIR a model of the same configuration with random weights is made, and
 prompts are tuned on it with the study's settings (two seeds: a control needs fewer). Everything is kept; a
-second call writes the page again. The picture goes to the folder pictures beside the page.
+second call writes the page again. The picture goes beside the page.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def page(
     parts = [
         f"# {TITLE}\n\n    {command}\n\n{_fold(about)}\n\n{_fold(EXPLAINED)}",
         ablated.text(fresh),
-        f"![Accuracy by the share of neurons held at their mean, by task](pictures/{picture.name})",
+        f"![Accuracy by the share of neurons held at their mean, by task]({picture.name})",
         *(way.text([]) for way in tried),
         _specificity(neuron_study.compare_tasks(study)),
     ]
@@ -275,7 +275,7 @@ def main() -> None:
     command = "python benchmarks/real_neurons.py --study STUDY --control CONTROL --page docs/real-neurons.md"
     command += "".join(f" --task {name}" for name in given.tasks or ())
     command += "".join(f" --fresh {name}" for name in given.fresh)
-    picture = given.page.parent / "pictures" / f"{given.page.stem}.png"
+    picture = given.page.with_suffix(".png")
     beside = control(study, given.control, tasks)
     write_text(given.page, page(study, beside, tasks, given.fresh, command, picture))
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from transferscope import attachment
 from transferscope.attachment import Attached
 from transferscope.encoding import batches, from_token_ids
-from transferscope.models import Backbone, attention
+from transferscope.loading import attention
+from transferscope.models import Backbone
 from transferscope.settings import TuningSettings
 from transferscope.tuning_run import Setup, TuningRun
 
