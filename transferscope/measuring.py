@@ -90,9 +90,7 @@ def measure_column(
     keys = [key for key in _keys(prompts, beside) if block is None or key[0] in block]
     there = [cell for key in keys if (cell := stored.get(*key)) is not None]
     if len(there) == len(keys):
-        if block is None:
-            stored.add(*there)  # those of blocks
-            stored.settle([key[:2] for key in keys])
+        _settle(stored, there, keys, block)
         return there
     if stored.changed:
         workspace.report(f"measuring {protocol} on {target} again: {'; '.join(stored.changed)}")
@@ -121,10 +119,20 @@ def measure_column(
         progress=progress,
         **_options(workspace, protocol),
     )
+    _settle(stored, there, keys, block)
+    return found
+
+
+def _settle(
+    stored: TargetCells,
+    there: Sequence[Cell],
+    keys: Sequence[tuple[str, int, str]],
+    block: Sequence[str] | None,
+) -> None:
+    """A whole column takes over what blocks had of it, in the order of measuring; a block stays as it is."""
     if block is None:
         stored.add(*there)
         stored.settle([key[:2] for key in keys])
-    return found
 
 
 def missing(workspace: Workspace, target: str, prompts: Prompts, protocol: str) -> list[str]:

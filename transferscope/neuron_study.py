@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from transferscope import store
 from transferscope.errors import TaskError
@@ -17,7 +16,6 @@ from transferscope.prompt_rows import (
     save_rows,
     where_on_prompt,
 )
-from transferscope.signatures import subtask_rows
 from transferscope.skill_sets import RATE
 from transferscope.specificity import SpecificityReport, specificity
 from transferscope.word_promotion import WORDS, Neuron
@@ -46,15 +44,7 @@ def stored_rows(pipeline: Pipeline, name: str) -> RowAccuracy:
     if task.kind != "classification":
         raise TaskError(f"task {name!r} is a generation task, and predictivity needs classes")
     prompts = pipeline.tune([name])[name]
-    inputs: dict[str, Any] = {
-        "model": pipeline.model_fingerprint,
-        "prompts": [prompt.fingerprint for prompt in prompts],
-        "task": task.fingerprint,
-        "max_length": settings.max_length,
-        "signatures": settings.signatures.model_dump(),
-    }
-    if task.subtasks:
-        inputs["subtasks"] = [[one["positive"], one["negative"]] for one in subtask_rows(task)]
+    inputs = pipeline.signature_inputs(name, prompts)
     file = pipeline.study.path("rows", f"{store.checked_name(name)}.safetensors")
     if file.is_file():
         found = load_rows(file)
