@@ -41,6 +41,7 @@ LEVELS: dict[str, float] = {
     "task_spec": 1,
     "tasks": 2,
     "models": 2,
+    "products": 1,
     "settings": 2.5,
     "templates": 3,
     "prompts": 3,

@@ -7,7 +7,7 @@ neuron; Su et al., NAACL 2022 (On Transferability of Prompt Tuning): the neurons
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,7 +178,7 @@ def _measure_block(
             for attached, one, own in zip(several, statistics, parts, strict=True)
         ]
 
-    stream(passes(every, of_subtasks), train, how)
+    stream(passes(every, of_subtasks), train, how, readouts=False)
     firing = [one.map(lambda part: FireCounts.above(part.mean, how.classes)) for one in every]
     beside = [
         [one.map(lambda part: FireCounts.above(_baseline(part, how.balanced), 2)) for one in own]
@@ -280,8 +280,15 @@ def _refuse_autocast(backbone: Backbone) -> None:
         )
 
 
-def _mode(backbone: Backbone, compat: bool) -> AbstractContextManager[Any]:
-    return attention(backbone.model, "eager") if compat else ExitStack()
+@contextmanager
+def _mode(backbone: Backbone, compat: bool) -> Iterator[None]:
+    """As the published code computes, in compat mode: eager attention, the stock products."""
+    with ExitStack() as mode:
+        if compat:
+            mode.enter_context(attention(backbone.model, "eager"))
+            if backbone.products is not None:
+                mode.enter_context(backbone.products.stock())
+        yield
 
 
 def _classes(train: Encoded, dev: Encoded) -> int:

@@ -38,6 +38,7 @@ from transferscope.loading import (
 )
 from transferscope.masks import all_ones
 from transferscope.placement import DeviceMap, place_of, placing
+from transferscope.products import Products
 from transferscope.pruned import PrunedModel, inputs, is_pruned
 from transferscope.quantization import keep_layout, kind_of, quantizing
 
@@ -64,6 +65,7 @@ class Backbone:
     revision: str | None = None
     autocast: torch.dtype | None = None  # what matrix products are rounded to; None: the model's own dtype
     fitting: Fitting = field(default_factory=Fitting)
+    products: Products | None = None  # kernels in place of the stock ones, if there are better here
 
     def at(self, autocast: torch.dtype | None) -> Backbone:
         """The same model in memory, its forward passes under autocast to this dtype (None: without)."""
@@ -75,11 +77,12 @@ class Backbone:
     def rounding(self) -> AbstractContextManager[Any]:
         """While open, matrix products on this model's device are rounded as ``autocast`` says.
 
-        Without it they are in the model's own dtype, also where the caller's code runs under autocast.
+        Without it they are in the model's own dtype, also where the caller's code runs under autocast; and on
+        a CPU by the faster of PyTorch's kernels (see `products`).
         """
         kind = self.device.type
         if self.autocast is None and not torch.is_autocast_enabled(kind):
-            return nullcontext()
+            return nullcontext() if self.products is None else self.products.faster()
         return torch.autocast(kind, self.autocast, enabled=self.autocast is not None)
 
     @property
@@ -330,7 +333,7 @@ def wrap(
     keep_layout(model)
     if architecture.adjust is not None:
         adjust(model.base_model, architecture.adjust)
-    backbone = Backbone(model, tokenizer, architecture, name, revision)
+    backbone = Backbone(model, tokenizer, architecture, name, revision, products=Products.of(model))
     _ = backbone.widths  # a row that does not fit shows here, not in the middle of a run
     return backbone
 

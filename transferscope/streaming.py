@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,11 +81,16 @@ def _nothing() -> None:
     """A batch without an example of a subtask."""
 
 
-def stream(passes: Sequence[Pass], data: Encoded, how: How) -> list[Tensor]:
+class _Enough(Exception):
+    """Ends a forward pass when the last layer's neurons are known and nothing behind them is asked for."""
+
+
+def stream(passes: Sequence[Pass], data: Encoded, how: How, *, readouts: bool = True) -> list[Tensor]:
     """One pass: the probed rows of every layer go into the statistics of each prompt.
 
-    Returns the sums of each prompt's readout rows by class, [K, D]. Nothing grows with the examples. A batch
-    that does not fit is run in halves; the ledger sees to it that each layer takes in each example once.
+    Returns the sums of each prompt's readout rows by class, [K, D]; zeros without ``readouts``, and then a
+    forward pass ends before the last down projection. Nothing grows with the examples. A batch that does not
+    fit is run in halves; the ledger sees to it that each layer takes in each example once.
     """
     backbone, rows, ledger = how.backbone, passes[0].attached.rows, Ledger()
     groups = buckets(data, prompt_rows=rows, token_budget=how.token_budget)
@@ -96,6 +102,8 @@ def stream(passes: Sequence[Pass], data: Encoded, how: How) -> list[Tensor]:
     of_layer = 1 + len(passes[0].parts)
     of_prompt = backbone.layers * of_layer + 1  # deeds, with that of the sums
     now: list[tuple[int, Placed, Tensor, list[tuple[Tensor, Tensor]]]] = []
+    # A model whose layers are moved about (accelerate) has to come to its end to put them back.
+    last = None if readouts or hasattr(backbone.model, "hf_device_map") else backbone.layers - 1
 
     def sink(layer: int, values: Tensor, gate: Tensor | None) -> None:
         if not now:  # texts are being read, without a prompt
@@ -105,6 +113,8 @@ def stream(passes: Sequence[Pass], data: Encoded, how: How) -> list[Tensor]:
         first = i * of_prompt + layer * of_layer
         for number, deed in enumerate(passes[i].deeds(layer, picked, labels, inside), start=first):
             ledger.once(number, deed)
+        if layer == last:
+            raise _Enough
 
     def step(batch: Batch) -> None:
         now.clear()
@@ -113,10 +123,12 @@ def stream(passes: Sequence[Pass], data: Encoded, how: How) -> list[Tensor]:
         members = onehot(batch.labels, sums[0])
         for i, placed in enumerate(_placed([one.attached for one in passes], batch, how.shared)):
             now[:] = [(i, placed, batch.labels, inside)]
-            hidden = passes[i].attached.forward(placed)
+            with suppress(_Enough):
+                hidden = passes[i].attached.forward(placed)
             now.clear()
-            added = members @ hidden.to(members.dtype)
-            ledger.once((i + 1) * of_prompt - 1, partial(sums[i].add_, added))
+            if readouts:
+                added = members @ hidden.to(members.dtype)
+                ledger.once((i + 1) * of_prompt - 1, partial(sums[i].add_, added))
 
     with torch.inference_mode(), capture(backbone, sink):
         for batch in batches(backbone, data, groups):
