@@ -18,10 +18,12 @@ DOWN = {
     "opt-projected": ["decoder.layers.{}.fc2"],
     "bloom": ["h.{}.mlp.dense_4h_to_h"],
     "falcon": ["h.{}.mlp.dense_4h_to_h"],
+    "mixtral": ["layers.{}.mlp.experts.down"],
 }
 LLAMAS = (*("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "granite", "smollm3"),)
 DOWN |= {name: ["layers.{}.mlp.down_proj"] for name in (*LLAMAS, "phi3")}
 GATES = {name: [stack.format("{}", "wi_0") for stack in T5] for name in ("t5-gated", "mt5")}
 GATES |= {name: ["layers.{}.mlp.gate_proj"] for name in LLAMAS}
+GATES["mixtral"] = ["layers.{}.mlp.experts.gate"]
 JOINT = {"phi3": ["layers.{}.mlp.gate_up_proj"], "modernbert": ["layers.{}.mlp.Wi"]}  # the first half
 GATES |= JOINT

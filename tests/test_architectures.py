@@ -143,8 +143,12 @@ def made_by(block: nn.Module, name: str, x: Tensor) -> Tensor:
 
 
 def placements() -> list[tuple[str, str]]:
-    before = [(model_type, "before") for model_type in tiny.ALL]
+    before = [(model_type, "before") for model_type in FFN]
     return before + [(model_type, "after") for model_type in CAUSAL]
+
+
+def test_every_family_is_written_out() -> None:
+    assert {*FFN, "mixtral"} == {*tiny.ALL}  # whose experts are in tests/test_experts.py
 
 
 @pytest.mark.parametrize(("model_type", "where"), placements())
@@ -189,7 +193,7 @@ def test_padding_changes_nothing(model_type: str, where: str) -> None:
                 assert (ours[0, rows] - theirs[number, padded]).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("model_type", tiny.ALL)
+@pytest.mark.parametrize("model_type", FFN)
 def test_gates_are_the_linears_under_the_activation(model_type: str) -> None:
     made = backbone(model_type)
     expected = [
@@ -318,15 +322,6 @@ def test_configurations_whose_neurons_would_not_be_seen(
 ) -> None:
     with pytest.raises(ArchitectureError, match=message):
         architectures.resolve(SimpleNamespace(model_type=model_type, **fields))
-
-
-def test_mixtures_of_experts_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ArchitectureError, match=r"'mixtral' is not supported.*experts.*not computed"):
-        architectures.get("mixtral")
-    assert "mixtral" not in architectures.names()
-    monkeypatch.setattr(architectures, "_TABLE", list(architectures._TABLE))
-    own = architectures.register(Architecture("mixtral", "decoder", (Stack("layers", "mlp.experts"),)))
-    assert architectures.get("mixtral") is own
 
 
 def test_configuration_that_no_row_is_for() -> None:

@@ -26,14 +26,30 @@ from transferscope.pruned import PrunedModel, save_pruned
 from transferscope.signatures import extract
 from transferscope.templates import DEFAULTS
 
-NOT_PRUNED = {"albert": "layers share one", "modernbert": "one joint linear", "phi3": "one joint linear"}
+NOT_PRUNED = {
+    "albert": "layers share one",
+    "modernbert": "one joint linear",
+    "phi3": "one joint linear",
+    "mixtral": "belong to experts",
+}
 SMALL = Sizes(rank=2, alpha=6, bottleneck=3, prefix=3)
 REFUSED = {  # no biases; attention whose modules peft does not know
     **dict.fromkeys(("mpnet", "albert"), ("lora",)),
-    **dict.fromkeys(("mt5", "mistral", "qwen3", "gemma2", "gemma3_text"), ("bitfit",)),
+    **dict.fromkeys(("mt5", "mistral", "mixtral", "qwen3", "gemma2", "gemma3_text"), ("bitfit",)),
     **dict.fromkeys(("modernbert", "olmo2", "granite", "smollm3", "phi3"), ("lora", "bitfit")),
 }
-GATED = ("modernbert", "mt5", "phi3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2")
+GATED = (
+    "modernbert",
+    "mt5",
+    "phi3",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "olmo2",
+)
 
 
 @cache

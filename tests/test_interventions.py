@@ -93,7 +93,7 @@ def run(attached: Attached, batch: Batch) -> Tensor:
 def caught(made: Backbone) -> Iterator[dict[int, Tensor]]:
     """Copies of what enters the down projections, by layer."""
     found: dict[int, Tensor] = {}
-    with capture(made, lambda layer, values, gate: found.__setitem__(layer, values.clone())):
+    with capture(made, lambda layer, values, gate: found.__setitem__(layer, values.clone()), missing=True):
         yield found
 
 
@@ -104,7 +104,7 @@ def columns(module: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("mode", ["zero", "mean"])
-@pytest.mark.parametrize("name", tiny.ALL)
+@pytest.mark.parametrize("name", [name for name in tiny.ALL if name != "mixtral"])  # in tests/test_experts.py
 def test_on_all_rows_it_is_an_edit_of_the_weights(name: str, mode: str) -> None:
     made, attached, batch = given(name)
     mask = chosen(made)
@@ -142,7 +142,7 @@ def test_on_prompt_rows_it_is_an_edit_of_the_activations(name: str, template: st
                 for place, row in enumerate(probed(made, template, layer, int(length))):
                     for n in np.flatnonzero(mask[layer]):
                         values[i, row, n] = 0.0 if mode == "zero" else float(level[layer, place, n])
-            return (values,)
+            return (values, *inputs[1:])
 
         return hook
 
@@ -170,8 +170,12 @@ def test_other_neurons_and_rows_keep_their_bits(name: str, template: str, mode: 
         for i, length in enumerate(split().lengths):
             at = probed(made, template, layer, int(length)) if rows == "prompt" else slice(None)
             touched[i, at] = torch.from_numpy(mask[layer])
-        assert torch.equal(after[layer][~touched], before[layer][~touched])
-        changed = after[layer] != before[layer]
+        missing = before[layer].isnan()  # of experts that a row is not sent to
+        torch.testing.assert_close(
+            after[layer][~touched], before[layer][~touched], rtol=0, atol=0, equal_nan=True
+        )
+        changed = (after[layer] != before[layer]) & ~missing
+        touched &= ~missing
         if mode != "zero":  # noise and means never meet the value that was there; zeros may (a relu's)
             assert torch.equal(changed, touched)
         else:

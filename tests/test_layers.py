@@ -42,6 +42,8 @@ LEVELS: dict[str, float] = {
     "tasks": 2,
     "models": 2,
     "products": 1,
+    "expertise": 1,
+    "routed": 4.1,
     "settings": 2.5,
     "templates": 3,
     "prompts": 3,

@@ -157,7 +157,8 @@ def backbone(model_type: str, **sizes: Any) -> Backbone:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "template"), [("bert", "mask-first"), ("t5", "prefix"), ("llama", "suffix")]
+    ("model_type", "template"),
+    [("bert", "mask-first"), ("t5", "prefix"), ("llama", "suffix"), ("mixtral", "suffix")],
 )
 @pytest.mark.parametrize("subtasks", [(), (Subtask((1,), (0,)), Subtask((2,), (0, 1)))])
 def test_statistics_are_exact(
@@ -167,10 +168,10 @@ def test_statistics_are_exact(
     kept: list[Any] = []
     stream = measurement.stream
 
-    def spy(passes: Any, data: Any, how: Any) -> Any:
+    def spy(passes: Any, data: Any, how: Any, **options: Any) -> Any:
         for one in passes:
             kept.extend(part for held in (one.statistics, *(p for _, p in one.parts)) for part in held.parts)
-        return stream(passes, data, how)
+        return stream(passes, data, how, **options)
 
     monkeypatch.setattr(measurement, "stream", spy)
     attached = attachment.attach(made, attachment.initial_rows(made, 3, init="random"), template)
@@ -178,7 +179,9 @@ def test_statistics_are_exact(
     measurement.measure(attached, train, dev, subtasks=subtasks)
     held = sum(value.nbytes for one in kept for value in vars(one).values())
     sizes = Sizes.of(made)
-    assert held == statistics_bytes(3, sizes.layers, attached.rows, sizes.neurons, subtasks=len(subtasks))
+    shape = 3, sizes.layers, attached.rows, sizes.neurons
+    experts = made.architecture.experts
+    assert held == statistics_bytes(*shape, subtasks=len(subtasks), experts=experts)
 
 
 class Live(TorchDispatchMode):

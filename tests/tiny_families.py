@@ -162,6 +162,12 @@ CONFIGS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         | {"residual_multiplier": 0.7, "attention_multiplier": 0.4},
     ),
     "smollm3": ("causal", "SmolLM3", "ForCausalLM", _LLAMA | {"no_rope_layers": [1, 0]}),
+    "mixtral": (
+        "causal",
+        "Mixtral",
+        "ForCausalLM",
+        _LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
     "phi3": ("causal", "Phi3", "ForCausalLM", _LLAMA | {"resid_pdrop": 0.0, "embd_pdrop": 0.0}),
 }
 CONFIG_CLASSES = {"gemma3_text": "Gemma3TextConfig"}
@@ -169,7 +175,7 @@ BASE_CLASSES = {"gemma3_text": "Gemma3TextModel"}
 
 # what differs from 2 layers (an encoder-decoder: 2 and 3), 24 neurons, width 16 and 64 positions
 LAYERS = {"albert": 3}
-NEURONS = {"bloom": 64}  # four times the hidden size, always
+NEURONS = {"bloom": 64, "mixtral": 4 * _FFN}  # four times the hidden size, always; of four experts
 EMBEDDING_SIZES = {"albert": 12, "opt-projected": 12}
 READOUT_SIZES = {"opt-projected": 12}
 POSITIONS = {"mpnet": 62, "mt5": None, "bloom": None}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transferscope import templates
 from transferscope.architectures import Part
 from transferscope.attachment import Attached
+from transferscope.errors import BackboneError
 from transferscope.models import Backbone
 from transferscope.templates import Placed
 
@@ -25,13 +26,18 @@ CPU_BLOCK, BLOCK = 1 << 19, 1 << 26
 
 
 @contextmanager
-def capture(backbone: Backbone, sink: Sink, *, gates: bool = False) -> Iterator[None]:
+def capture(backbone: Backbone, sink: Sink, *, gates: bool = False, missing: bool = False) -> Iterator[None]:
     """While open, each forward pass calls ``sink(layer, values, gate)`` for every FFN layer, in their order.
 
     ``values`` [B, Q, N] is the input of the layer's down projection, that is its neurons, and ``gate`` [B, Q,
     N] the gate before its activation function, if ``gates`` is asked for and the FFN has one. The hooks are
     gone when the block ends, also when it raises.
+
+    In a mixture of experts both are NaN where a row is not sent to a neuron's expert: who can read that says
+    so by ``missing``. Raises BackboneError for the others.
     """
+    if not missing:
+        refuse_experts(backbone)
     handles: list[Any] = []
     try:
         for (stack, layer, down), gate in zip(backbone.down_projections(), backbone.gates(), strict=True):
@@ -43,6 +49,15 @@ def capture(backbone: Backbone, sink: Sink, *, gates: bool = False) -> Iterator[
     finally:
         for handle in handles:
             handle.remove()
+
+
+def refuse_experts(backbone: Backbone) -> None:
+    """Raises BackboneError for a mixture of experts: of what needs a value of each neuron in each row."""
+    if backbone.architecture.experts:
+        raise BackboneError(
+            f"{backbone.name!r} is a mixture of experts: a neuron has no value in a row that is not sent to "
+            "its expert, and this needs all values. Tuning, transfer, signatures and perturbation do not"
+        )
 
 
 def _keep(held: dict[str, Tensor], part: Part) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -154,11 +169,11 @@ class Moments:
         sizes, apart = members.sum(1, keepdim=True), members @ flat  # [K, 1], [K, P' N]
         by_class = (apart + sizes * first).unflatten(1, shape)  # [K, P', N]
         within = flat.square_().sum(0) - apart.sum(0).square() / len(flat)
-        shift = _shift(sums.sum(0), self.seen[layer], by_class.sum(0), sizes.sum())
+        shift = shift_of(sums.sum(0), self.seen[layer], by_class.sum(0), sizes.sum())
         return by_class, within.unflatten(0, shape) + shift
 
     def __add__(self, other: Moments) -> Moments:
-        shift = _shift(self.sums.sum(0), self.counts.sum(), other.sums.sum(0), other.counts.sum())
+        shift = shift_of(self.sums.sum(0), self.counts.sum(), other.sums.sum(0), other.counts.sum())
         return Moments(
             self.counts + other.counts,
             self.sums + other.sums,
@@ -172,12 +187,25 @@ class Moments:
         return self.sums.sum(0) / self.counts.sum()
 
     @property
+    def balanced_mean(self) -> Tensor:
+        """The mean of the classes' means [L, P, N]: each class counts alike."""
+        return (self.sums / self.counts[:, None, None, None]).mean(0)
+
+    @property
     def varies(self) -> Tensor:
         """Which cells [L, P, N] vary over the examples (sd of at least 1e-5)."""
-        return (self.squares / self.counts.sum()).sqrt_() >= CONSTANT_SD
+        return self.deviates(self.counts.sum())
+
+    def deviates(self, examples: Tensor) -> Tensor:
+        """Which cells have an sd of at least 1e-5 over so many examples."""
+        return (self.squares / examples).sqrt_() >= CONSTANT_SD
+
+    def above(self, baseline: Tensor, classes: int) -> FireCounts:
+        """Counts against a baseline [L, P, N], of the same kind of cells."""
+        return FireCounts.above(baseline, classes)
 
 
-def _shift(a: Tensor, n_a: Tensor, b: Tensor, n_b: Tensor) -> Tensor:
+def shift_of(a: Tensor, n_a: Tensor, b: Tensor, n_b: Tensor) -> Tensor:
     """What the distance of two means adds to the squared deviations; a count may be 0."""
     distance = a / n_a.clamp_min(1) - b / n_b.clamp_min(1)
     return distance.square() * (n_a * n_b / (n_a + n_b).clamp_min(1))
@@ -257,12 +285,16 @@ class FireCounts:
     def _accuracy(self, layer: int, inside: list[int], outside: list[int], balanced: bool) -> Tensor:
         """`accuracy` of one layer, [P, N]."""
         (hits, n_hits), (false, n_rest) = (
-            (self.fires[side, layer].sum(0).to(self.counts.dtype), self.counts[side].sum())
+            (self.fires[side, layer].sum(0).to(self.counts.dtype), self._sizes(side, layer))
             for side in (inside, outside)
         )
         if balanced:
             return (hits / n_hits + (n_rest - false) / n_rest) / 2
         return (hits + (n_rest - false)) / (n_hits + n_rest)
+
+    def _sizes(self, side: list[int], layer: int) -> Tensor:
+        """How many examples of these classes the cells of a layer have: one number for all."""
+        return self.counts[side].sum()
 
 
 def float32_floor(values: Tensor) -> Tensor:

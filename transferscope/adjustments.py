@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from transferscope import expertise
 from transferscope.architectures import Adjust
 
 
@@ -68,4 +69,14 @@ def _opt_layer(layer: Any, hidden_states: Tensor, attention_mask: Any = None, **
     return rows if first else layer.final_layer_norm(rows)
 
 
-_ADJUSTMENTS: dict[Adjust, Callable[[Any], None]] = {"unshare": _unshare, "unflatten": _unflatten}
+def _separate(base: Any) -> None:
+    """Mixtral: what each expert's neurons are in each row passes through a module, example by example."""
+    for layer in base.layers:
+        expertise.separate(layer.mlp)
+
+
+_ADJUSTMENTS: dict[Adjust, Callable[[Any], None]] = {
+    "unshare": _unshare,
+    "unflatten": _unflatten,
+    "separate": _separate,
+}

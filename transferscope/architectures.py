@@ -15,7 +15,7 @@ from transferscope.errors import ArchitectureError, suggest
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 Rows = Literal["prompt", "readout"]
 Part = Literal["whole", "first", "second"]
-Adjust = Literal["unshare", "unflatten"]
+Adjust = Literal["unshare", "unflatten", "separate"]
 
 _EXAMPLE = """\
 from transferscope.architectures import Architecture, Stack, register
@@ -74,6 +74,8 @@ class Architecture:
     readout_width: the field of the configuration with the width of the last hidden state, where that is not
         the hidden size.
     adjust: a change that the model needs before its neurons can be read, by its name in `adjustments`.
+    experts: a neuron belongs to one of the layer's experts, and has no value (NaN) in the rows that are not
+        sent to that one.
     text_alone: a decoder whose keys and values of a text can be computed before what follows it, with the
         cache of transformers (see `text_cache`). False is always right, and slower for many prompts.
     counts_columns: it numbers positions by column, so padding on the left needs them told.
@@ -90,6 +92,7 @@ class Architecture:
     padded_positions: bool = False
     readout_width: str | None = None
     adjust: Adjust | None = None
+    experts: bool = False
     text_alone: bool = False
     counts_columns: bool = False
 
@@ -191,17 +194,15 @@ _TABLE: list[Architecture] = [
         (Stack("layers", "mlp.down_proj", gate="mlp.gate_up_proj", gate_part="first"),),
         text_alone=True,
     ),
+    Architecture(
+        "mixtral",
+        "decoder",
+        (Stack("layers", "mlp.experts.down", gate="mlp.experts.gate"),),
+        adjust="separate",
+        experts=True,
+        text_alone=True,
+    ),
 ]
-
-# Model types that are refused on purpose, and why; a registered row takes precedence.
-_REFUSED = {
-    "mixtral": (
-        "it is a mixture of experts. A token goes through a few experts of each layer; the neurons of the "
-        "others are not zero there, they are not computed. Baselines and predictivity compare a neuron over "
-        "all examples: each of these neurons would need examples of its own, and zeros in the place of the "
-        "rest would measure the router"
-    )
-}
 
 
 def names() -> tuple[str, ...]:
@@ -213,8 +214,7 @@ def get(model_type: str) -> Architecture:
     """The (first) row of a model type.
 
     Raises:
-        ArchitectureError: there is none; the text lists those there are and shows how to add one, or says
-            why there cannot be one.
+        ArchitectureError: there is none; the text lists those there are and shows how to add one.
     """
     return _rows(model_type)[0]
 
@@ -260,11 +260,6 @@ def register(row: Architecture) -> Architecture:
 
 def _rows(model_type: str) -> list[Architecture]:
     rows = [row for row in _TABLE if row.model_type == model_type]
-    if not rows and model_type in _REFUSED:
-        raise ArchitectureError(
-            f"Model type {model_type!r} is not supported: {_REFUSED[model_type]}. "
-            f"Available: {', '.join(names())}."
-        )
     if not rows:
         raise ArchitectureError(
             f"No architecture row for model type {model_type!r}. {suggest(model_type, names())}\n"

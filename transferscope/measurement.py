@@ -39,10 +39,14 @@ class NeuronMeasurement:
 
     ``baseline`` [L, P, N], over all of train, and ``accuracy`` [L, P, N] are float64 (``accuracy`` is of the
     first of C subtasks, and ``subtask_accuracy`` [C, L, P, N] has all: of a subtask that was given it is NaN
-    where a cell does not vary over the subtask's own examples); ``stimulation`` [L, N] float32 at the
-    readout row on an empty text; ``active`` [L, N] bool; ``defined`` [L, P, N] bool: cells that vary (sd >=
-    1e-5 over train), the others are not ranked; ``features`` [K, D] float32: the mean last hidden state at
-    the readout row, by class, over dev.
+    where a cell does not vary over the subtask's own examples); ``stimulation`` [L, N] float32 at the readout
+    row on an empty text; ``active`` [L, N] bool; ``defined`` [L, P, N] bool: cells that vary (sd >= 1e-5 over
+    train), the others are not ranked; ``features`` [K, D] float32: the mean last hidden state at the readout
+    row, by class, over dev.
+
+    In a mixture of experts a cell's baseline and accuracy are over the examples that are sent to its expert,
+    NaN where these are none or too few (see `routed`); where the readout row of the empty text is not sent
+    to it, a neuron is not active and its stimulation is 0, which is what it adds.
     """
 
     baseline: np.ndarray
@@ -179,9 +183,9 @@ def _measure_block(
         ]
 
     stream(passes(every, of_subtasks), train, how, readouts=False)
-    firing = [one.map(lambda part: FireCounts.above(part.mean, how.classes)) for one in every]
+    firing = [one.map(lambda part: part.above(part.mean, how.classes)) for one in every]
     beside = [
-        [one.map(lambda part: FireCounts.above(_baseline(part, how.balanced), 2)) for one in own]
+        [one.map(lambda part: part.above(_baseline(part, how.balanced), 2)) for one in own]
         for own in of_subtasks
     ]
     whole = [one.merged() for one in every]
@@ -226,12 +230,14 @@ def stimulate(attached: Attached, blank: Encoded | None = None) -> tuple[np.ndar
 
         def sink(layer: int, neurons: Tensor, gate: Tensor | None) -> None:
             at = row.to(neurons.device)
-            values[layer] = neurons[0].index_select(0, at)[0].float().to(backbone.device)
-            gates[layer] = (
-                values[layer] if gate is None else gate[0].index_select(0, at)[0].float().to(backbone.device)
+            fired = neurons if gate is None else gate
+            values[layer], gates[layer] = (
+                # An expert that the row is not sent to adds nothing, and none of its neurons is active.
+                one[0].index_select(0, at)[0].float().nan_to_num(nan=0.0).to(backbone.device)
+                for one in (neurons, fired)
             )
 
-        with capture(backbone, sink, gates=True):
+        with capture(backbone, sink, gates=True, missing=True):
             attached.forward(placed)
     order = range(backbone.layers)
     stacked = torch.stack([values[layer] for layer in order]).cpu().numpy()
@@ -247,7 +253,7 @@ def _one_vs_rest(counts: FireCounts, balanced: bool) -> list[np.ndarray]:
 
 def _baseline(part: Moments, balanced: bool) -> Tensor:
     """The baseline of a given subtask [L, P, N]: the mean over its examples, or half of each side."""
-    return (part.sums / part.counts[:, None, None, None]).mean(0) if balanced else part.mean
+    return part.balanced_mean if balanced else part.mean
 
 
 def _accuracy(fired: FireCounts, varies: np.ndarray, balanced: bool) -> np.ndarray:

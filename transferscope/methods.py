@@ -30,7 +30,7 @@ Tensors = dict[str, Tensor]
 Opener = Callable[[Backbone, "Sizes", int], AbstractContextManager[Tensors]]
 
 # Query and value where peft has no row for a model type that our table of architectures has.
-LORA_TARGETS = {"distilbert": ["q_lin", "v_lin"]}
+LORA_TARGETS = {"distilbert": ["q_lin", "v_lin"], "mixtral": ["q_proj", "v_proj"]}
 FREE = "lora or adapter"  # the methods that fit every architecture
 TASK_TYPES = {"encoder": "FEATURE_EXTRACTION", "decoder": "CAUSAL_LM"}
 

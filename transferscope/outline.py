@@ -67,9 +67,11 @@ class Sizes:
         both = backbone.architecture.kind == "encoder-decoder"
         base = backbone.base
         embedding = {id(p) for m in base.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        used = _used_of_experts(backbone)
 
         def count(module: Any) -> int:
-            return sum(p.numel() for p in module.parameters() if id(p) not in embedding)
+            passed = (p for p in module.parameters() if id(p) not in embedding)
+            return sum(int(p.numel() * used.get(id(p), 1.0)) for p in passed)
 
         decoder = count(base.get_decoder()) if both else 0
         body = count(base.get_encoder()) if both else count(base)
@@ -105,17 +107,35 @@ class Sizes:
 
 
 def statistics_bytes(
-    classes: int, layers: int, rows: int, neurons: int, *, subtasks: int = 0, wide: int = 8
+    classes: int,
+    layers: int,
+    rows: int,
+    neurons: int,
+    *,
+    subtasks: int = 0,
+    wide: int = 8,
+    experts: bool = False,
 ) -> int:
     """Bytes of extraction's statistics: `Moments` and `FireCounts` of the task and of each given subtask.
 
-    ``rows`` are the P probed rows; ``wide`` is the size of a number of the sums (8; 4 on Apple's mps).
+    ``rows`` are the P probed rows; ``wide`` is the size of a number of the sums (8; 4 on Apple's mps);
+    ``experts``: how many examples each cell has is counted, too.
     """
     cells, total = layers * rows * neurons, 0
     for sides in (classes, *[2] * subtasks):
         moments = wide * (sides + sides * cells + cells + layers)
         total += moments + 4 * cells + wide * sides + 4 * sides * cells
+        total += (wide + 4) * sides * cells * experts
     return total
+
+
+def _used_of_experts(backbone: Backbone) -> dict[int, float]:
+    """The share of experts that a row is sent to, by the id of the tensors that hold their weights."""
+    if not backbone.architecture.experts:
+        return {}
+    share = backbone.config.num_experts_per_tok / backbone.config.num_experts
+    blocks: list[Any] = [down for _, _, down in backbone.down_projections()]
+    return {id(weights): share for down in blocks for weights in down.of_experts.parameters()}
 
 
 def _weights(backbone: Backbone, quantization: str | None) -> int:

@@ -83,7 +83,7 @@ class Subject:
             raise SignatureError(
                 f"mode 'mean' needs the baseline of {self.task.name!r}: its signature has none"
             )
-        by_row = self.baseline[place]
+        by_row = np.nan_to_num(self.baseline[place])  # no train example was sent to that expert: adds nothing
         if self.settings.rows == "prompt":
             return by_row
         exists = Probe.of(self.attached[place]).exists  # [L, P]

@@ -222,6 +222,7 @@ class _Planner:
         return total, statistics_bytes(
             task.classes, self.sizes.layers, probed.rows, self.sizes.neurons,
             subtasks=len(task.subtasks), wide=4 if self.device.type == "mps" else 8,
+            experts=self.backbone.architecture.experts,
         )  # fmt: skip
 
     def measure(self) -> Iterator[Work]:

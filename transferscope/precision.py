@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transferscope.activations import Moments, Probe, capture, float32_floor
+from transferscope.activations import Probe, capture, float32_floor
 from transferscope.attachment import Attached
 from transferscope.encoding import TOKEN_BUDGET, Encoded, Prepared, prepared
 from transferscope.errors import InputError
 from transferscope.models import Backbone
+from transferscope.routed import moments_of
 from transferscope.templates import Placed
 
 EXAMPLES = 64  # of the probe, of each split
@@ -184,7 +185,7 @@ def _at(attached: Attached, autocast: torch.dtype | None) -> Attached:
 def _comparisons(attached: Attached, train: Prepared, dev: Prepared) -> tuple[list[np.ndarray], Tensor]:
     """1[a > a_bsl] of each layer as packed bits, uint8 [S, P'N / 8]; and which cells vary, [L, P, N]."""
     backbone, probe = attached.backbone, Probe.of(attached)
-    moments = Moments.zeros(1, (backbone.layers, probe.rows, backbone.neurons), backbone.device)
+    moments = moments_of(backbone).zeros(1, (backbone.layers, probe.rows, backbone.neurons), backbone.device)
 
     def take_in(layer: int, values: Tensor) -> None:
         moments.add(layer, values, torch.zeros(len(values), dtype=torch.int64, device=values.device))
@@ -211,7 +212,7 @@ def _stream(attached: Attached, probe: Probe, data: Prepared, take: Callable[[in
         with exact.rounding():  # the model's products are rounded, not our sums
             take(layer, probe.pick(layer, values, now[0]))
 
-    with torch.inference_mode(), capture(attached.backbone, sink):
+    with torch.inference_mode(), capture(attached.backbone, sink, missing=True):
         for batch in data.batches:
             now[:] = [attached.place(batch)]
             attached.forward(now[0])

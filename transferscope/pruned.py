@@ -149,10 +149,12 @@ def blocks(model: Any, architecture: Architecture | None = None) -> list[Block]:
     The row of the table names the down projection and the gate. The others are found: a layer's modules are
     in the order of their registration, and the linears that make the neurons are the last ones with N
     outputs before the down projection. Raises BackboneError where there are none, and where layers share
-    them or one joint linear makes gate and value.
+    them, one joint linear makes gate and value, or they belong to experts.
     """
     base, row = model.base_model, architecture or resolve(model.config)
     why = "its layers share one feed-forward block" if row.adjust == "unshare" else None
+    if row.experts:
+        why = "its neurons belong to experts, whose weights lie in one tensor"
     if any(stack.gate_part != "whole" for stack in row.stacks):
         why = "one joint linear makes gate and value of its neurons"
     if why:

@@ -18,6 +18,7 @@ from transferscope.encoding import Encoded, batches, buckets, in_order, on_devic
 from transferscope.halving import Ledger
 from transferscope.layer_devices import ByDevice, layer_devices
 from transferscope.models import Backbone
+from transferscope.routed import moments_of
 from transferscope.task_spec import Subtask
 from transferscope.templates import Batch, Placed
 
@@ -44,7 +45,8 @@ class How:
     def empty(self, classes: int) -> ByDevice[Moments]:
         """Moments of no examples, where the layers are."""
         cells = self.probe.rows, self.backbone.neurons
-        return ByDevice.make(layer_devices(self.backbone), partial(_empty, classes, *cells))
+        kind = moments_of(self.backbone)
+        return ByDevice.make(layer_devices(self.backbone), partial(_empty, kind, classes, *cells))
 
 
 def within_cache(backbone: Backbone, token_budget: int) -> int:
@@ -52,8 +54,10 @@ def within_cache(backbone: Backbone, token_budget: int) -> int:
     return min(token_budget, CPU_TOKENS) if backbone.device.type == "cpu" else token_budget
 
 
-def _empty(classes: int, rows: int, neurons: int, layers: int, device: torch.device) -> Moments:
-    return Moments.zeros(classes, (layers, rows, neurons), device)
+def _empty(
+    kind: type[Moments], classes: int, rows: int, neurons: int, layers: int, device: torch.device
+) -> Moments:
+    return kind.zeros(classes, (layers, rows, neurons), device)
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def stream(passes: Sequence[Pass], data: Encoded, how: How, *, readouts: bool = 
                 added = members @ hidden.to(members.dtype)
                 ledger.once((i + 1) * of_prompt - 1, partial(sums[i].add_, added))
 
-    with torch.inference_mode(), capture(backbone, sink):
+    with torch.inference_mode(), capture(backbone, sink, missing=True):
         for batch in batches(backbone, data, groups):
             backbone.fitting.run("extraction", batch, step, beside=rows, ledger=ledger)
     return sums
