@@ -17,7 +17,7 @@ from transferscope.encoding import Encoded, collate
 from transferscope.errors import InputError
 from transferscope.evaluation import evaluate
 from transferscope.models import Backbone, wrap
-from transferscope.pooling import Pool, Trial, cut_by_budget, cut_like, evaluate_together, shares, together
+from transferscope.pooling import Pool, Trial, cut_by_budget, evaluate_together, shares, together
 from transferscope.prompts import Head
 from transferscope.readouts import TextReadout
 
@@ -27,21 +27,6 @@ LENGTHS = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=12), min_si
 def pooled(trials: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.array([length for trial in trials for length in trial])
     return lengths, np.repeat(np.arange(len(trials)), [len(trial) for trial in trials])
-
-
-@given(LENGTHS)
-def test_cut_like_the_batches_there_is_no_more_padding(trials: list[list[int]]) -> None:
-    lengths, owner = pooled(trials)
-    pieces = cut_like(lengths, owner)
-    assert sorted(np.concatenate(pieces).tolist()) == list(range(len(lengths)))
-    assert sorted(map(len, pieces)) == sorted(map(len, trials))
-    cost = sum(len(piece) * int(lengths[piece].max()) for piece in pieces)
-    assert cost <= sum(len(trial) * max(trial) for trial in trials)
-
-
-def test_cut_like_the_batches_saves_padding() -> None:
-    lengths, owner = pooled([[1, 9], [9, 1]])
-    assert [lengths[piece].tolist() for piece in cut_like(lengths, owner)] == [[9, 9], [1, 1]]
 
 
 @given(LENGTHS, st.integers(1, 200))
@@ -124,7 +109,7 @@ def test_the_shares_of_a_batch_add_up_to_the_mean_losses(model_type: str, head: 
     trials = trials_of(backbone, head)
     parts = [part(seed, 3 + seed, targets=head == "text") for seed in range(3)]
     pool, weights = Pool.of(parts), torch.from_numpy(shares(parts))
-    for piece in cut_like(pool.data.lengths, pool.owner):
+    for piece in cut_by_budget(pool.data.lengths, pool.owner, prompt_rows=3, token_budget=60):
         group = pool.by_trial(piece)
         joint = together(trials, pool.owner[group])
         losses = joint.readout.losses(joint.attached, collate(backbone, pool.data, group))

@@ -27,6 +27,12 @@ SEEDS = (0, 3, 4)
 QUICK: dict[str, Any] = {"rows": 3, "steps": 8, "batch_size": 8, "evaluate_every": 3, "learning_rate": 0.01}
 
 
+@pytest.fixture(autouse=True)
+def _in_common_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU."""
+    monkeypatch.setattr(tuning_together, "pools", lambda backbone: True)
+
+
 def split(count: int, seed: int, *, answers: bool = False) -> tuple[Example, ...]:
     """Three to nine words of no meaning, and one that tells the class."""
     rng, found = np.random.default_rng(seed), []
@@ -123,17 +129,30 @@ def test_one_piece_within_the_token_budget_gives_the_same(monkeypatch: pytest.Mo
     passes: list[int] = []
     cut = tuning_together.cut_by_budget
 
-    def as_on_a_gpu(lengths: np.ndarray, owner: np.ndarray) -> list[np.ndarray]:
-        pieces = cut(lengths, owner, prompt_rows=4, token_budget=8192)
+    def counting(*args: Any, **options: Any) -> list[np.ndarray]:
+        pieces = cut(*args, **options)
         passes.append(len(pieces))
         return pieces
 
-    monkeypatch.setattr(tuning_together, "cut_like", as_on_a_gpu)
+    monkeypatch.setattr(tuning_together, "cut_by_budget", counting)
     backbone = small()
     agree(
         tune_together(backbone, TASK, seeds=SEEDS, settings=quick()), apart(backbone, TASK, settings=quick())
     )
     assert passes == [1] * 8
+
+
+@pytest.mark.parametrize("head", ["verbalizer", "classifier"])
+def test_on_a_cpu_the_updates_are_those_of_separate_runs_to_the_bit(
+    head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    backbone = small()
+    options: dict[str, Any] = {"settings": quick(), "head": head}
+    together, alone = tune_together(backbone, TASK, seeds=SEEDS, **options), apart(backbone, TASK, **options)
+    agree(together, alone)
+    for one, other in zip(together, alone, strict=True):
+        assert one.rows.tobytes() == other.rows.tobytes()
 
 
 def test_each_starts_from_the_prompt_of_its_seed() -> None:

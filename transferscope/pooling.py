@@ -79,19 +79,6 @@ def _spread(tensors: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     return torch.cat([tensor.expand(count, *tensor.shape) for tensor, count in pairs if count])
 
 
-def cut_like(lengths: np.ndarray, owner: np.ndarray) -> list[np.ndarray]:
-    """Positions [S] in as many pieces as there are trials: no more padding than in a batch for each trial.
-
-    Sorted by length and cut in the sizes of the trials' own batches, longest batch first: the k-th piece
-    begins behind at least as many examples as are longer than the k-th batch, so it is no wider.
-    """
-    trials = np.unique(owner)
-    widths = np.array([lengths[owner == trial].max() for trial in trials])
-    sizes = np.array([(owner == trial).sum() for trial in trials])[np.argsort(-widths, kind="stable")]
-    order = np.argsort(-lengths, kind="stable")
-    return np.split(order, np.cumsum(sizes)[:-1])
-
-
 def cut_by_budget(
     lengths: np.ndarray, owner: np.ndarray, *, prompt_rows: int, token_budget: int
 ) -> list[np.ndarray]:

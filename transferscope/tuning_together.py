@@ -1,9 +1,10 @@
 """Several prompts of one task tuned in one batch: R trials, one step of each at a time, one frozen model.
 
 Each trial is what it would be alone: its own split, order of batches, optimiser, schedule, clipping, choice
-of the checkpoint and patience. Common is the pass through the model alone. There the same sums are taken over
-batches of other sizes and widths, in another order, so the prompts agree to float32 rounding and not bit for
-bit; AdamW divides by the gradient's own size, so a coordinate whose gradient is all rounding moves freely.
+of the checkpoint and patience. Common is the pass through the model alone, and that not on a CPU. There the
+same sums are taken over batches of other sizes and widths, in another order, so the prompts agree to float32
+rounding and not bit for bit; AdamW divides by the gradient's own size, so a coordinate whose gradient is all
+rounding moves freely.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from transferscope.pooling import (
     Pool,
     Trial,
     cut_by_budget,
-    cut_like,
     evaluate_together,
     shares,
     together,
@@ -57,11 +57,11 @@ def tune_together(
     goes on from what the other left, and trials may be at different steps. A trial that has ended leaves the
     batch. ``keep`` is called with each prompt when all have ended. ``progress`` gets the steps of all trials.
 
-    On a GPU a step is one pass of at most ``token_budget`` rows at a time; on a CPU it is cut into R batches
-    of similar lengths, which take no more memory than one trial. Works for all that `tune` does, except that
-    prompts to start from must have the same number of rows. Raises PromptError where they have not,
-    InputError for seeds that are not distinct and where the loss of a trial was never finite (the others are
-    kept before it is raised).
+    On a GPU a step is one pass of at most ``token_budget`` rows at a time; on a CPU, which one trial's batch
+    fills, each trial's is a pass of its own, and texts and evaluations alone are common. Works for all that
+    `tune` does, except that prompts to start from must have the same number of rows. Raises PromptError where
+    they have not, InputError for seeds that are not distinct and where the loss of a trial was never finite
+    (the others are kept before it is raised).
     """
     runs = _begun(
         backbone, task, seeds, settings or TuningSettings(), init_from, folders,
@@ -115,8 +115,17 @@ def _begun(
     ]
 
 
+def pools(backbone: Backbone) -> bool:
+    """Whether the trials' batches share passes: they would only leave the cache of a CPU."""
+    return backbone.device.type != "cpu"
+
+
 def step_together(runs: Sequence[TuningRun]) -> None:
     """One update of each trial, which all have the same settings; each may be at a step of its own."""
+    if not pools(runs[0].backbone):
+        for run in runs:
+            run.step_once()
+        return
     for run in runs:
         run.begin_step()
     for _ in range(runs[0].settings.accumulate):
@@ -130,12 +139,8 @@ def _add_gradients(runs: Sequence[TuningRun], parts: Sequence[Encoded]) -> None:
     backbone, pool = runs[0].backbone, Pool.of(parts)
     weights = torch.from_numpy(shares(parts) / runs[0].settings.accumulate)
     trials = [Trial(run.attached, run.readout) for run in runs]
-    lengths = pool.data.lengths
-    if backbone.device.type == "cpu":
-        pieces = cut_like(lengths, pool.owner)
-    else:
-        rows, budget = runs[0].attached.rows, runs[0].setup.token_budget
-        pieces = cut_by_budget(lengths, pool.owner, prompt_rows=rows, token_budget=budget)
+    rows, budget = runs[0].attached.rows, runs[0].setup.token_budget
+    pieces = cut_by_budget(pool.data.lengths, pool.owner, prompt_rows=rows, token_budget=budget)
     for piece in pieces:
         group = pool.by_trial(piece)
         pooled = together(trials, pool.owner[group])
