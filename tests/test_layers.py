@@ -28,6 +28,7 @@ LEVELS: dict[str, float] = {
     "placement": 1.2,
     "quantization": 1.2,
     "layer_devices": 4.2,
+    "layer_sums": 4.3,
     "metrics": 1,
     "filesystems": 0.1,
     "addresses": 0.2,

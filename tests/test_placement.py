@@ -16,7 +16,7 @@ import tiny
 import torch
 from by_hand import task
 
-from transferscope import attachment, placement, streaming
+from transferscope import attachment, placement
 from transferscope.activations import FireCounts, Moments
 from transferscope.attachment import initial_rows
 from transferscope.encoding import encode
@@ -144,7 +144,8 @@ def test_layers_kept_apart_give_the_same_numbers(
     # Two names of one device: layers in turn, so that the groups are put back in order.
     names = (torch.device("cpu", 0), torch.device("cpu"))
     monkeypatch.setattr(
-        streaming, "layer_devices", lambda one: tuple(names[i % 2] for i in range(one.layers))
+        "transferscope.layer_devices.layer_devices",
+        lambda one: tuple(names[i % 2] for i in range(one.layers)),
     )
     alike(measured(backbone), expected)
 

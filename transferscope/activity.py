@@ -6,6 +6,7 @@ most a fixed number is kept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from indicators import neuron_scores
 from indicators.neuron_scores import ClassMoments
-from transferscope.activations import Probe, capture, onehot, to_numpy, wide_dtype
+from transferscope.activations import Probe, onehot, to_numpy, wide_dtype
 from transferscope.attachment import Attached
 from transferscope.encoding import Prepared
+from transferscope.layer_devices import layer_devices
+from transferscope.layer_sums import on_host, take_in, zeros
 from transferscope.tasks import stratified
-from transferscope.templates import Batch, Placed
+from transferscope.templates import Batch
 
 KEPT = 256  # examples whose activations are kept, for what cannot be had from sums
 
@@ -43,63 +46,66 @@ def activity(attached: Attached, data: Prepared, *, kept: int = KEPT) -> Activit
 
     AUROC is of ``kept`` of the examples, drawn by class with a fixed seed; all else is of all.
     """
-    labels = data.data.labels
+    labels, backbone = data.data.labels, attached.backbone
     stream = _Stream(attached, labels, kept)
-    with torch.inference_mode(), capture(attached.backbone, stream.take, gates=True):
-        for batch in data.batches:
-            placed = stream.begin(batch)
-            attached.forward(placed)
-    firing = to_numpy(stream.fired / len(labels))
+    take_in(backbone, data.batches, stream.forward, stream.take, beside=attached.rows, gates=True)
+    firing = on_host(stream.fired) / len(labels)
     if not stream.classes:
         return Activity(firing)
-    moments = stream.sums.moments()
+    moments = _moments(stream.sums)
+    few = np.stack([layer.cpu().numpy() for layer in stream.kept], axis=1)  # [S, L, N] of those kept
     return Activity(
         firing,
         neuron_scores.mean_difference(moments),
         neuron_scores.point_biserial(moments),
-        neuron_scores.auroc(stream.kept.cpu().numpy(), labels[stream.chosen]),
+        neuron_scores.auroc(few, labels[stream.chosen]),
     )
 
 
 class _Stream:
-    """What is gathered in a pass: ``fired`` [L, N], sums by class, activations ``kept`` [at most S, L, N]."""
+    """What is gathered in a pass, of each of the L layers where it is.
+
+    ``fired`` [N], sums by class, and activations ``kept`` [at most S, N].
+    """
 
     def __init__(self, attached: Attached, labels: np.ndarray, most: int) -> None:
         backbone = attached.backbone
-        shape, device = (backbone.layers, backbone.neurons), backbone.device
+        neurons, devices = backbone.neurons, layer_devices(backbone)
         self.attached, self.probe = attached, Probe.of(attached)
         self.classes = int(labels.max()) + 1  # 0 for a generation task, whose labels are -1
-        self.fired = torch.zeros(shape, dtype=wide_dtype(device), device=device)
-        self.sums = _ClassSums.zeros(self.classes, shape, device)
+        self.fired = zeros(backbone, neurons)
+        self.sums = [_ClassSums.zeros(self.classes, neurons, device) for device in devices]
         count = min(most, len(labels)) if self.classes else 0
         self.chosen = stratified(labels, count, np.random.default_rng(0))
-        self.kept = torch.zeros(count, *shape, device=device)
+        self.kept = [torch.zeros(count, neurons, device=device) for device in devices]
         self._slots = np.full(len(labels), -1)
         self._slots[self.chosen] = np.arange(count)
 
-    def begin(self, batch: Batch) -> Placed:
-        """The rows of the batch that is to run next."""
+    def forward(self, batch: Batch) -> None:
+        """The pass of a batch, whose layers are taken in."""
         self._placed, self._labels = self.attached.place(batch), batch.labels
         slots = self._slots[list(batch.index)]
         device = batch.labels.device
         self._keep = torch.from_numpy(np.flatnonzero(slots >= 0)).to(device)
         self._into = torch.from_numpy(slots[slots >= 0]).to(device)
-        return self._placed
+        self.attached.forward(self._placed)
 
     def take(self, layer: int, values: Tensor, gate: Tensor | None) -> None:
         """Take in one layer: values and gate [B, Q, N]."""
         picked = self.probe.pick(layer, values, self._placed)  # [B, P', N]
         active = picked if gate is None else self.probe.pick(layer, gate, self._placed)
-        self.fired[layer] += (active > 0).to(self.fired.dtype).mean(dim=1).sum(dim=0)
+        fired = (active > 0).to(self.fired[layer].dtype).mean(dim=1).sum(dim=0)
         if self.classes:
             level = picked.float().mean(dim=1)  # [B, N]
-            self.sums.add(layer, level, self._labels)
-            self.kept[self._into, layer] = level[self._keep]
+            into, keep, labels = (one.to(level.device) for one in (self._into, self._keep, self._labels))
+            self.kept[layer][into] = level[keep]  # done again, it would be the same
+            self.sums[layer].add(level, labels)
+        self.fired[layer] += fired
 
 
 @dataclass
 class _ClassSums:
-    """Sums over examples by class, ``counts`` [K], ``sums`` and ``squares`` [K, L, N], beside the first one.
+    """Sums of one layer over examples by class, beside the first one: ``counts`` [K], the others [K, N].
 
     What is summed is the distance from the first example: it is exactly 0 where nothing varies, and nothing
     cancels where a neuron varies little beside its level.
@@ -111,35 +117,38 @@ class _ClassSums:
     first: Tensor
 
     @classmethod
-    def zeros(cls, classes: int, shape: tuple[int, int], device: torch.device) -> _ClassSums:
+    def zeros(cls, classes: int, neurons: int, device: torch.device) -> _ClassSums:
         wide = wide_dtype(device)
 
         def empty(*size: int) -> Tensor:
             return torch.zeros(size, dtype=wide, device=device)
 
-        return cls(
-            empty(classes),
-            empty(classes, *shape),
-            empty(classes, *shape),
-            torch.full_like(empty(*shape), torch.nan),
-        )
+        first = torch.full_like(empty(neurons), torch.nan)
+        return cls(empty(classes), empty(classes, neurons), empty(classes, neurons), first)
 
-    def add(self, layer: int, values: Tensor, labels: Tensor) -> None:
-        """Take in one layer of a batch: values [B, N], class ids [B]."""
+    def add(self, values: Tensor, labels: Tensor) -> None:
+        """Take in a batch, wholly or not at all: values [B, N], class ids [B]."""
         wide = values.to(self.sums.dtype)
-        self.first[layer] = torch.where(self.first[layer].isnan(), wide[0], self.first[layer])
-        members, apart = onehot(labels, self.counts), wide - self.first[layer]
-        self.sums[:, layer] += members @ apart
-        self.squares[:, layer] += members @ apart.square()
-        if layer == 0:
-            self.counts += members.sum(1)
+        self.first = torch.where(self.first.isnan(), wide[0], self.first)
+        members, apart = onehot(labels, self.counts), wide - self.first
+        sums, squares, counts = members @ apart, members @ apart.square(), members.sum(1)
+        self.sums += sums
+        self.squares += squares
+        self.counts += counts
 
-    def moments(self) -> ClassMoments:
-        """Counts, means and variances of the classes that occur."""
-        known = self.counts > 0
-        counts = self.counts[known][:, None, None]
-        apart = self.sums[known] / counts
-        variances = (self.squares[known] / counts - apart.square()).clamp_min(0)
-        ids = known.nonzero()[:, 0].cpu().numpy()
-        sizes = to_numpy(self.counts[known]).astype(np.int64)
-        return ClassMoments(ids, sizes, to_numpy(apart + self.first), to_numpy(variances))
+    def of(self, known: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Means and variances [K', N] of the classes that occur."""
+        chosen = known.to(self.counts.device)
+        counts = self.counts[chosen][:, None]
+        apart = self.sums[chosen] / counts
+        variances = (self.squares[chosen] / counts - apart.square()).clamp_min(0)
+        return to_numpy(apart + self.first), to_numpy(variances)
+
+
+def _moments(layers: Sequence[_ClassSums]) -> ClassMoments:
+    """Counts, means and variances of the classes that occur."""
+    counts = layers[0].counts.cpu()
+    known = counts > 0
+    means, variances = zip(*(layer.of(known) for layer in layers), strict=True)
+    ids, sizes = known.nonzero()[:, 0].numpy(), to_numpy(counts[known]).astype(np.int64)
+    return ClassMoments(ids, sizes, np.stack(means, axis=1), np.stack(variances, axis=1))

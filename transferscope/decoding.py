@@ -21,32 +21,39 @@ LOOK = 4  # steps between two looks at whether all texts have ended: a look wait
 
 # Takes the tokens [B] just written; gives the hidden rows [B, D] that the next ones are read from.
 Step = Callable[[Tensor], Tensor]
+Attach = Callable[[Batch], Attached]
 
 
-def generate(attached: Attached, data: Prepared, *, max_new_tokens: int) -> list[str]:
+def generate(
+    attached: Attached, data: Prepared, *, max_new_tokens: int, by: Attach | None = None
+) -> list[str]:
     """What the model writes after each text of a split, by always taking the likeliest token.
 
     Special tokens are left out, and blanks at both ends. Each text is what it would be alone, up to rounding:
-    neither the padding nor the other texts of its batch change it.
+    neither the padding nor the other texts of its batch change it. ``by``: what is attached for a batch,
+    where its examples have prompts of their own.
     """
-    rows = generate_ids(attached, data, max_new_tokens=max_new_tokens)
+    rows = generate_ids(attached, data, max_new_tokens=max_new_tokens, by=by)
     tokenizer = attached.backbone.tokenizer
     texts = tokenizer.batch_decode([row.tolist() for row in rows], skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 
-def generate_ids(attached: Attached, data: Prepared, *, max_new_tokens: int) -> list[np.ndarray]:
+def generate_ids(
+    attached: Attached, data: Prepared, *, max_new_tokens: int, by: Attach | None = None
+) -> list[np.ndarray]:
     """The tokens of `generate`, one int64 array an example, without the one that ends it."""
     stops = stop_ids(attached.backbone)
     found: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(data)
+
+    def write(part: Batch) -> np.ndarray:
+        own = attached if by is None else by(part)
+        return greedy(own, part, stops, max_new_tokens).cpu().numpy()  # [B, steps]
+
     with torch.inference_mode(), attached.backbone.rounding():
         for group, batch in zip(data.groups, data.batches, strict=True):
-            parts = attached.backbone.fitting.run(
-                "generation",
-                batch,
-                lambda part: greedy(attached, part, stops, max_new_tokens).cpu().numpy(),  # [B, steps]
-                beside=attached.rows + max_new_tokens,
-            )
+            beside = attached.rows + max_new_tokens
+            parts = attached.backbone.fitting.run("generation", batch, write, beside=beside)
             for place, row in zip(group.tolist(), chain(*parts), strict=True):
                 ended = np.flatnonzero(np.isin(row, stops))
                 found[place] = row[: ended[0]] if len(ended) else row

@@ -48,11 +48,13 @@ class Descent:
 
     def run(
         self,
-        loss: Callable[[int], Tensor],
+        descend: Callable[[int], object],
         score: Callable[[], tuple[float, float]],
         progress: Progress | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Minimise ``loss(step)``; keep the layers with the best ``score()``: (value, loss), value first.
+        """Minimise a loss; keep the layers with the best ``score()``: (value, loss), value first.
+
+        ``descend(step)`` adds the gradient of the loss at a step to those of the layers.
 
         Returns the layers (float32) and how it went: steps, best_step, value, loss and ``history``, a list of
         [step, value, loss] from before the first step on. Raises InputError where no loss was finite.
@@ -71,7 +73,7 @@ class Descent:
                     kept = {name: _array(layer) for name, layer in self.layers.items()}
                 if step == settings.steps or misses >= (settings.patience or math.inf):
                     break
-            self._update(loss(step), step)
+            self._update(descend, step)
             if progress is not None:
                 progress(step + 1, settings.steps, f"projector {best[0]:.3f}")
         if not kept:
@@ -82,14 +84,14 @@ class Descent:
         went = {"steps": step, "best_step": best_step, "value": best[0], "loss": -best[1]}
         return kept, went | {"history": history}
 
-    def _update(self, loss: Tensor, step: int) -> None:
+    def _update(self, descend: Callable[[int], object], step: int) -> None:
         steps = self.settings.steps
         warmup = max(1, round(WARMUP * steps))
         scale = (step + 1) / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * scale
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        descend(step)
         torch.nn.utils.clip_grad_norm_(self.layers.values(), self.settings.clip)
         self.optimizer.step()
 

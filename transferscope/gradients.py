@@ -20,6 +20,7 @@ from transferscope.activations import select, to_numpy, wide_dtype
 from transferscope.attachment import Attached, Readout
 from transferscope.encoding import Prepared
 from transferscope.errors import InputError, suggest
+from transferscope.layer_sums import on_host, zeros
 from transferscope.models import Backbone
 from transferscope.templates import Batch, Placed
 
@@ -56,7 +57,8 @@ def gradients(
     """One forward pass and at most two backward passes over a task's examples.
 
     ``labels`` of the Fishers: "drawn" from the model's own predictive distribution, with a seed (the true
-    Fisher), or "given" (the empirical one). Draws do not depend on how the examples are batched.
+    Fisher), or "given" (the empirical one). Draws do not depend on how the examples are batched. Sums of
+    layers are kept where each layer is, and a batch that does not fit is run in halves.
 
     Source: the diagonal Fisher of Achille et al., ICCV 2019 (Task2Vec); their code squares the gradient of a
     batch's mean loss, which is not a Fisher. Raises InputError.
@@ -65,27 +67,44 @@ def gradients(
         raise InputError(f"unknown labels {labels!r} of a Fisher. {suggest(labels, LABELS)}")
     backbone, examples = attached.backbone, len(data)
     wide, device = wide_dtype(backbone.device), backbone.device
-    attribution = torch.zeros(backbone.layers, backbone.neurons, dtype=wide, device=device)
-    neurons = torch.zeros_like(attribution)
+    attribution, neurons = zeros(backbone, backbone.neurons), zeros(backbone, backbone.neurons)
     prompt = torch.zeros(attached.prompt.shape, dtype=wide, device=device)
     luck = torch.from_numpy(np.random.default_rng(seed).random(examples)).to(device, wide)
-    for batch in data.batches:
-        placed = _own_rows(attached, batch)
-        with torch.enable_grad(), _tap(backbone) as tapped:
-            logits = readout.logits(attached.forward(placed)).float()
-        wanted = batch.labels if labels == "given" else _drawn(logits, luck[list(batch.index)])
-        found = torch.autograd.grad(
-            _loss(logits, wanted), [placed.embeds, *tapped.outputs], retain_graph=True
-        )
-        rows = select(found[0], placed.prompt)[:, -len(attached.prompt) :]  # [B, P', E]
-        prompt += rows.to(wide).square().sum(dim=0)
-        for layer, (values, slope) in enumerate(zip(tapped.inputs, found[1:], strict=True)):
-            neurons[layer] += _squared_columns(values.detach(), slope).sum(dim=0)
-        slopes = torch.autograd.grad(_loss(logits, batch.labels), tapped.inputs)
-        for layer, (values, slope) in enumerate(zip(tapped.inputs, slopes, strict=True)):
-            effect = (values.detach() * slope).to(wide).sum(dim=1)  # [B, N]
-            attribution[layer] += effect.abs().sum(dim=0)
-    return Gradients(*(to_numpy(total / examples) for total in (attribution, prompt, neurons)))
+
+    def step(batch: Batch) -> None:
+        own = None if labels == "given" else luck[list(batch.index)]
+        found = _of_batch(attached, readout, batch, own)
+        for total, more in zip([prompt, *neurons, *attribution], found, strict=True):
+            total += more  # all that needs memory is done
+
+    backbone.fitting.over("gradients", data.batches, step, beside=attached.rows)
+    return Gradients(
+        on_host(attribution) / examples, to_numpy(prompt / examples), on_host(neurons) / examples
+    )
+
+
+def _of_batch(attached: Attached, readout: Readout, batch: Batch, luck: Tensor | None) -> list[Tensor]:
+    """Sums over a batch: squares of the prompt's gradient [P', E], and of L layers those of the weights' [N].
+
+    Then of L layers the attributions [N]; what is of a layer lies where the layer is. ``luck``: see `_drawn`;
+    None: the given labels.
+    """
+    placed = _own_rows(attached, batch)
+    with torch.enable_grad(), _tap(attached.backbone) as tapped:
+        logits = readout.logits(attached.forward(placed)).float()
+    wanted = batch.labels if luck is None else _drawn(logits, luck)
+    found = torch.autograd.grad(_loss(logits, wanted), [placed.embeds, *tapped.outputs], retain_graph=True)
+    rows = select(found[0], placed.prompt)[:, -len(attached.prompt) :]  # [B, P', E]
+    sums = [rows.to(wide_dtype(rows.device)).square().sum(dim=0)]
+    # An expert that a row is not sent to has no values there (NaN), and no effect.
+    values_of = [values.detach().nan_to_num(nan=0.0) for values in tapped.inputs]
+    for values, slope in zip(values_of, found[1:], strict=True):
+        sums.append(_squared_columns(values, slope).sum(dim=0))
+    slopes = torch.autograd.grad(_loss(logits, batch.labels), tapped.inputs)
+    for values, slope in zip(values_of, slopes, strict=True):
+        effect = (values * slope).to(wide_dtype(slope.device)).sum(dim=1)  # [B, N]
+        sums.append(effect.abs().sum(dim=0))
+    return sums
 
 
 def _own_rows(attached: Attached, batch: Batch) -> Placed:

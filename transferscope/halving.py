@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -105,6 +105,18 @@ class Fitting:
             left[:0] = [(part, done) for part in pieces(piece, -(-_count(piece) // 2))]
         return found
 
+    def over(
+        self,
+        work: str,
+        batches: Iterable[B],
+        step: Callable[[B], T],
+        *,
+        beside: int = 0,
+        ledger: Ledger | None = None,
+    ) -> list[T]:
+        """`run` on one batch after another; all results in order."""
+        return [one for batch in batches for one in self.run(work, batch, step, beside=beside, ledger=ledger)]
+
     def _shrink(self, work: str, piece: Any, beside: int, failed: str) -> None:
         count, width = _count(piece), _width(piece, beside)
         if count == 1:
@@ -127,18 +139,19 @@ class Fitting:
         parameters: Sequence[Tensor],
         *,
         beside: int = 0,
+        summed: bool = False,
     ) -> None:
         """Add the gradient of a batch's mean loss to the parameters' gradients, as one pass or as several.
 
-        A piece counts by its share of what the mean is over: target tokens, or examples. So the gradient is
-        that of the whole batch, up to rounding.
+        A piece counts by its share of what the mean is over: target tokens, or examples; of a loss that is
+        ``summed`` over examples it counts whole. So the gradient is that of the whole batch, up to rounding.
         """
 
         def step(piece: B) -> None:
             before = [None if p.grad is None else p.grad.clone() for p in parameters]
             try:
                 value = loss(piece)
-                (value if piece is batch else value * _share(piece, batch)).backward()
+                (value if summed or piece is batch else value * _share(piece, batch)).backward()
             except BaseException:
                 # A backward pass that breaks off has reached some parameters.
                 for parameter, gradient in zip(parameters, before, strict=True):

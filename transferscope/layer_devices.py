@@ -12,6 +12,7 @@ from torch import Tensor
 from transferscope.activations import FireCounts, Moments
 from transferscope.models import Backbone
 from transferscope.placement import place_of
+from transferscope.routed import moments_of
 
 S = TypeVar("S", Moments, FireCounts)
 U = TypeVar("U", Moments, FireCounts)
@@ -52,6 +53,15 @@ class ByDevice(Generic[S]):
             return self.parts[0]
         order = torch.tensor([place for own in self.places for place in own]).argsort()
         return type(self.parts[0]).of_layers(self.parts, order)
+
+
+def empty_moments(backbone: Backbone, classes: int, rows: int) -> ByDevice[Moments]:
+    """Moments of no examples in K classes at P probed rows, where the layers are."""
+
+    def zeros(layers: int, device: torch.device) -> Moments:
+        return moments_of(backbone).zeros(classes, (layers, rows, backbone.neurons), device)
+
+    return ByDevice.make(layer_devices(backbone), zeros)
 
 
 def layer_devices(backbone: Backbone) -> tuple[torch.device, ...]:

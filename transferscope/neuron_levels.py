@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transferscope.activations import Moments, Probe, capture, to_numpy
+from transferscope.activations import Moments, Probe, to_numpy
 from transferscope.attachment import Attached
 from transferscope.encoding import Prepared
+from transferscope.layer_devices import empty_moments, layer_devices
+from transferscope.layer_sums import take_in_placed
 from transferscope.templates import Placed
 
 
@@ -27,46 +29,41 @@ def levels(attached: Attached, data: Prepared, rows: str = "prompt") -> Levels:
 
     ``rows`` "prompt": at each probed row, over the S texts (sd 0 at rows that a layer has not); "all": over
     every row of every text, prompt rows included and padding left out. Deviations are divided by the number
-    of values, not by one less.
+    of values, not by one less. The sums are kept where each layer is.
     """
     return _by_row(attached, data) if rows == "prompt" else _over_all(attached, data)
 
 
 def _by_row(attached: Attached, data: Prepared) -> Levels:
-    probe, backbone = Probe.of(attached), attached.backbone
-    found = Moments.zeros(1, (backbone.layers, probe.rows, backbone.neurons), backbone.device)
-    now: list[Placed] = []
+    probe = Probe.of(attached)
+    found = empty_moments(attached.backbone, 1, probe.rows)
 
-    def sink(layer: int, values: Tensor, gate: Tensor | None) -> None:
-        chosen = probe.pick(layer, values, now[0])
+    def take(layer: int, values: Tensor, placed: Placed) -> None:
+        chosen = probe.pick(layer, values, placed)
         found.add(layer, chosen, _one_class(chosen))
 
-    with torch.inference_mode(), capture(backbone, sink):
-        for batch in data.batches:
-            now[:] = [attached.place(batch)]
-            attached.forward(now[0])
-    return Levels(to_numpy(found.mean), to_numpy((found.squares / found.counts.sum()).sqrt()))
+    take_in_placed(attached, data.batches, take)
+    return Levels(to_numpy(found.merged().mean), _sd(found.merged()))
 
 
 def _over_all(attached: Attached, data: Prepared) -> Levels:
     """Each layer has sums of its own, of one row of cells: a stack may see other rows than the first."""
     backbone = attached.backbone
-    shape = (1, 1, backbone.neurons)
-    found = [Moments.zeros(1, shape, backbone.device) for _ in range(backbone.layers)]
+    found = [Moments.zeros(1, (1, 1, backbone.neurons), device) for device in layer_devices(backbone)]
     written = [_is_decoder(attached, stack) for stack, _, _ in backbone.down_projections()]
-    now: list[Tensor] = []
 
-    def sink(layer: int, values: Tensor, gate: Tensor | None) -> None:
-        real = values.flatten(0, 1) if written[layer] else values[now[0]]  # [rows, N]
+    def take(layer: int, values: Tensor, placed: Placed) -> None:
+        rows = placed.mask.bool().to(values.device)
+        real = values.flatten(0, 1) if written[layer] else values[rows]  # [rows, N]
         found[layer].add(0, real.unsqueeze(1), _one_class(real))
 
-    with torch.inference_mode(), capture(backbone, sink):
-        for batch in data.batches:
-            placed = attached.place(batch)
-            now[:] = [placed.mask.bool()]
-            attached.forward(placed)
+    take_in_placed(attached, data.batches, take)
     mean = np.concatenate([to_numpy(one.mean)[0] for one in found])  # [L, N]
-    return Levels(mean, np.concatenate([to_numpy((m.squares / m.counts.sum()).sqrt())[0] for m in found]))
+    return Levels(mean, np.concatenate([_sd(one)[0] for one in found]))
+
+
+def _sd(moments: Moments) -> np.ndarray:
+    return to_numpy((moments.squares / moments.counts.sum()).sqrt())
 
 
 def _one_class(values: Tensor) -> Tensor:

@@ -113,7 +113,9 @@ def random_backbone(backbone: Backbone, seed: int = INIT_SEED) -> Backbone:
         torch.manual_seed(seed)
         model = type(backbone.model)(deepcopy(backbone.config))
     name = f"{backbone.name}, random initialisation {seed}"
-    return wrap(model.to(backbone.device, backbone.dtype), backbone.tokenizer, name)
+    made = wrap(model.to(backbone.device, backbone.dtype), backbone.tokenizer, name)
+    made.fitting.report = backbone.fitting.report
+    return made
 
 
 def random_init_prompts(

@@ -20,10 +20,12 @@ from transferscope.attachment import Readout
 from transferscope.encoding import Encoded, encode, room
 from transferscope.errors import StoreError
 from transferscope.evaluation import Prepared, prepared
+from transferscope.layer_sums import WORK
 from transferscope.models import Backbone
 from transferscope.prompts import SoftPrompt
 from transferscope.readouts import head_words
 from transferscope.tasks import Example, Task, stratified
+from transferscope.templates import Batch
 
 EXAMPLES = 500
 ARRAYS = ("features", "labels", "probabilities", "logits", "source_logits", "layers")
@@ -121,20 +123,23 @@ class Extractor:
         attached = attachment.attach(self.backbone, prompt)
         data = self.batches(attached.rows)
         readouts = {"logits": self.readout, "source_logits": head}
-        found: dict[str, list[Tensor]] = {name: [] for name in ("features", "layers", *readouts)}
         with torch.inference_mode(), _layer_rows(self.backbone, layers) as (begin, kept):
-            for batch in data.batches:
+
+            def step(batch: Batch) -> dict[str, Tensor]:
                 placed = attached.place(batch)
                 begin(placed.readout)
                 rows = attached.forward(placed)
-                found["features"].append(rows.float())
+                found = {"features": rows.float()}
                 for name, readout in readouts.items():
                     if readout is not None:
-                        found[name].append(readout.logits(rows).float())
+                        found[name] = readout.logits(rows).float()
                 if layers:
-                    found["layers"].append(torch.stack([*kept, rows.float()], dim=1))  # [B, L, D]
+                    found["layers"] = torch.stack([*kept, rows.float()], dim=1)  # [B, L, D]
+                return found
+
+            found = self.backbone.fitting.over(WORK, data.batches, step, beside=attached.rows)
         order = np.concatenate(data.groups)
-        arrays = {name: _ordered(parts, order) for name, parts in found.items() if parts}
+        arrays = {name: _ordered([one[name] for one in found], order) for name in found[0]}
         logits, deep = arrays.get("logits"), arrays.get("layers")
         return PairFeatures(
             arrays["features"],
@@ -190,7 +195,8 @@ def _layer_rows(backbone: Backbone, wanted: bool) -> Iterator[tuple[Callable[[Te
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
-        kept.append(hidden[torch.arange(len(hidden), device=hidden.device), now[0]].float())
+        rows = hidden[torch.arange(len(hidden), device=hidden.device), now[0].to(hidden.device)]
+        kept.append(rows.float().to(now[0].device))
 
     stack = backbone.architecture.stacks[-1]  # the readout's: an encoder-decoder has its decoder last
     modules = list(backbone.base.get_submodule(stack.layers).children())[:-1] if wanted else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from transferscope.attachment import Attached, Readout
 from transferscope.decoding import generate
-from transferscope.encoding import TOKEN_BUDGET, Encoded, Prepared, buckets, collate
+from transferscope.encoding import TOKEN_BUDGET, Encoded, Prepared, batches, buckets
 from transferscope.evaluation import Evaluation, evaluation, fitting_metric
 from transferscope.metrics import Metric
 from transferscope.readouts import AnyReadout, TextReadout
@@ -54,6 +54,10 @@ class Pool:
     def by_trial(self, group: np.ndarray) -> np.ndarray:
         """These positions with the examples of a trial next to each other."""
         return group[np.argsort(self.owner[group], kind="stable")]
+
+    def of_batch(self, trials: Sequence[Trial], batch: Batch) -> Trial:
+        """One trial for a batch, or a part of one, with the examples of a trial next to each other."""
+        return together(trials, self.owner[list(batch.index)])
 
 
 def together(trials: Sequence[Trial], owner: np.ndarray) -> Trial:
@@ -121,28 +125,27 @@ def evaluate_together(
     scored = fitting_metric(metric, readout)
     if isinstance(readout, TextReadout):
         return _written(trials, parts, pool, scored, readout.max_new_tokens, token_budget)
-    places: list[np.ndarray] = []
-    rows: list[Tensor] = []
+    data = _prepared(trials, pool, token_budget)
+
+    def read(batch: Batch) -> Tensor:
+        pooled = pool.of_batch(trials, batch)
+        hidden = pooled.attached.forward(pooled.attached.place(batch))
+        return pooled.readout.logits(hidden).float()  # type: ignore[union-attr]
+
     with torch.inference_mode():
-        for group, batch, pooled in _batches(trials, pool, token_budget):
-            places.append(group)
-            if isinstance(pooled.readout, Readout):
-                hidden = pooled.attached.forward(pooled.attached.place(batch))
-                rows.append(pooled.readout.logits(hidden).float())
-        logits = torch.cat(rows).cpu().numpy()
+        fitting = trials[0].attached.backbone.fitting
+        logits = torch.cat(fitting.over("evaluation", data.batches, read, beside=data.rows)).cpu().numpy()
     ordered = np.empty_like(logits)
-    ordered[np.concatenate(places)] = logits
+    ordered[np.concatenate(data.groups)] = logits
     return [evaluation(ordered[pool.owner == i], part.labels, metric) for i, part in enumerate(parts)]
 
 
-def _batches(
-    trials: Sequence[Trial], pool: Pool, token_budget: int
-) -> Iterator[tuple[np.ndarray, Batch, Trial]]:
-    """Positions, batch, and what reads it, by length and within the budget."""
+def _prepared(trials: Sequence[Trial], pool: Pool, token_budget: int) -> Prepared:
+    """The examples of all in batches by length and within the budget, those of a trial next to each other."""
     attached = trials[0].attached
-    for bucket in buckets(pool.data, prompt_rows=attached.rows, token_budget=token_budget):
-        group = pool.by_trial(bucket)
-        yield group, collate(attached.backbone, pool.data, group), together(trials, pool.owner[group])
+    cut = buckets(pool.data, prompt_rows=attached.rows, token_budget=token_budget)
+    groups = tuple(pool.by_trial(bucket) for bucket in cut)
+    return Prepared(pool.data, attached.rows, groups, tuple(batches(attached.backbone, pool.data, groups)))
 
 
 def _written(
@@ -154,18 +157,25 @@ def _written(
     token_budget: int,
 ) -> list[Evaluation]:
     """The texts that are written under each trial's prompt, and the loss on those that should have been."""
-    losses, texts = np.empty(len(pool.data)), np.empty(len(pool.data), dtype=object)
-    for group, batch, pooled in _batches(trials, pool, token_budget):
-        alone = np.arange(len(group))
-        data = Prepared(pool.data.take(group), pooled.attached.rows, (alone,), (batch,))
-        with torch.inference_mode():
-            losses[group] = pooled.readout.losses(pooled.attached, batch).double().cpu().numpy()
-        texts[group] = generate(pooled.attached, data, max_new_tokens=most)
-    found = []
+    first, data = trials[0].attached, _prepared(trials, pool, token_budget)
+
+    def read(batch: Batch) -> Tensor:
+        pooled = pool.of_batch(trials, batch)
+        return pooled.readout.losses(pooled.attached, batch).double()
+
+    with torch.inference_mode():
+        found = first.backbone.fitting.over("evaluation", data.batches, read, beside=first.rows)
+        losses = torch.cat(found).cpu().numpy()[np.argsort(np.concatenate(data.groups))]
+
+    def by(batch: Batch) -> Attached:
+        return pool.of_batch(trials, batch).attached
+
+    texts = np.array(generate(first, data, max_new_tokens=most, by=by), dtype=object)
+    scores = []
     for number, part in enumerate(parts):
         mine = pool.owner == number
         written = tuple(texts[mine].tolist())
         tokens = sum(len(row) for row in part.targets or ())
         value, loss = scored.of(part.gold, written), float(losses[mine].sum()) / tokens
-        found.append(Evaluation(scored.name, value, loss, len(part), None, written))
-    return found
+        scores.append(Evaluation(scored.name, value, loss, len(part), None, written))
+    return scores

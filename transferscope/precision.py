@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transferscope.activations import Probe, capture, float32_floor
+from transferscope.activations import Probe, float32_floor
 from transferscope.attachment import Attached
 from transferscope.encoding import TOKEN_BUDGET, Encoded, Prepared, prepared
 from transferscope.errors import InputError
+from transferscope.layer_devices import empty_moments, layer_devices
+from transferscope.layer_sums import take_in_placed
 from transferscope.models import Backbone
-from transferscope.routed import moments_of
 from transferscope.templates import Placed
 
 EXAMPLES = 64  # of the probe, of each split
@@ -185,37 +186,37 @@ def _at(attached: Attached, autocast: torch.dtype | None) -> Attached:
 def _comparisons(attached: Attached, train: Prepared, dev: Prepared) -> tuple[list[np.ndarray], Tensor]:
     """1[a > a_bsl] of each layer as packed bits, uint8 [S, P'N / 8]; and which cells vary, [L, P, N]."""
     backbone, probe = attached.backbone, Probe.of(attached)
-    moments = moments_of(backbone).zeros(1, (backbone.layers, probe.rows, backbone.neurons), backbone.device)
+    moments = empty_moments(backbone, 1, probe.rows)
 
     def take_in(layer: int, values: Tensor) -> None:
         moments.add(layer, values, torch.zeros(len(values), dtype=torch.int64, device=values.device))
 
     _stream(attached, probe, train, take_in)
-    baseline = float32_floor(moments.mean)
+    found = moments.merged()
+    baseline = [
+        float32_floor(mean).to(device)
+        for mean, device in zip(found.mean, layer_devices(backbone), strict=True)
+    ]
     bits: list[list[np.ndarray]] = [[] for _ in range(backbone.layers)]
 
     def compare(layer: int, values: Tensor) -> None:
-        fired = values.float() > baseline[layer, : values.shape[1]]  # [B, P', N]
+        fired = values.float() > baseline[layer][: values.shape[1]]  # [B, P', N]
         bits[layer].append(np.packbits(fired.flatten(1).cpu().numpy(), axis=1))
 
     _stream(attached, probe, dev, compare)
     exists = torch.from_numpy(probe.exists).unsqueeze(-1)
-    return [np.concatenate(parts) for parts in bits], moments.varies.cpu() & exists
+    return [np.concatenate(parts) for parts in bits], found.varies.cpu() & exists
 
 
 def _stream(attached: Attached, probe: Probe, data: Prepared, take: Callable[[int, Tensor], None]) -> None:
     """One pass: the probed rows [B, P', N] of every layer."""
-    now: list[Placed] = []
     exact = attached.backbone.at(None)
 
-    def sink(layer: int, values: Tensor, gate: Tensor | None) -> None:
+    def picked(layer: int, values: Tensor, placed: Placed) -> None:
         with exact.rounding():  # the model's products are rounded, not our sums
-            take(layer, probe.pick(layer, values, now[0]))
+            take(layer, probe.pick(layer, values, placed))
 
-    with torch.inference_mode(), capture(attached.backbone, sink, missing=True):
-        for batch in data.batches:
-            now[:] = [attached.place(batch)]
-            attached.forward(now[0])
+    take_in_placed(attached, data.batches, picked, missing=True)
 
 
 def _compared(

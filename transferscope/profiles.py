@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transferscope.activity import KEPT, activity
 from transferscope.encoding import Prepared
 from transferscope.errors import InputError, SignatureError, StoreError, suggest
 from transferscope.gradients import gradients
+from transferscope.layer_sums import WORK
 from transferscope.models import Backbone
 from transferscope.needs import PROFILE, WITHOUT_TRIALS
 from transferscope.pair_features import EXAMPLES, Extractor, source_readout
@@ -132,7 +134,8 @@ def _texts(extractor: Extractor) -> Arrays:
     """The bare model on the texts."""
     backbone, data = extractor.backbone, extractor.batches(0)
     with torch.inference_mode():
-        means = torch.cat([_token_mean(backbone, batch) for batch in data.batches]).cpu().numpy()
+        found = backbone.fitting.over(WORK, data.batches, partial(_token_mean, backbone))
+        means = torch.cat(found).cpu().numpy()
     inputs = np.empty_like(means)
     inputs[np.concatenate(data.groups)] = means
     labels = data.data.labels if extractor.target.kind == "classification" else None
@@ -144,6 +147,7 @@ def _token_mean(backbone: Backbone, batch: Batch) -> Tensor:
     embeds = backbone.embed(batch.ids)
     if backbone.architecture.kind == "encoder-decoder":  # its decoder has read nothing yet but the start
         hidden = backbone.base.get_encoder()(inputs_embeds=embeds, attention_mask=batch.mask)[0]
+        hidden = hidden.to(backbone.device)
     else:
         hidden = backbone.hidden(embeds, batch.mask, batch.types)
     mask = batch.mask.unsqueeze(-1).float()

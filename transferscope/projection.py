@@ -27,7 +27,7 @@ from transferscope.readouts import readout_for
 from transferscope.ridge import ridge
 from transferscope.settings import TuningSettings
 from transferscope.tasks import Task
-from transferscope.templates import DEFAULTS
+from transferscope.templates import DEFAULTS, Batch
 from transferscope.tuning import Setup, prepare
 
 Prompts = Mapping[str, Sequence[SoftPrompt]]
@@ -140,7 +140,7 @@ def fit_task(
     statistics = _statistics("input", given, settings) | _of_embeddings(backbone, settings, target)
     run = Descent(settings, (source, target), statistics, backbone.device)
     through = _Through(backbone, tasks, setups, prompts, run)
-    layers, training = run.run(through.loss, through.score, progress)
+    layers, training = run.run(through.descend, through.score, progress)
     about = _about(prompts, "source") | _about_backbone(backbone) | {"training": training}
     trained_on = tuple(sorted(tasks))
     return Projector(settings, source, target, layers | statistics, template, trained_on, "task", about)
@@ -165,14 +165,19 @@ class _Through:
             for number, (name, setup) in enumerate(setups.items())
         }
 
-    def loss(self, step: int) -> Tensor:
-        """The loss of one batch of the task whose turn it is, with one of its source prompts."""
+    def descend(self, step: int) -> None:
+        """The gradient of the loss of one batch: of the task whose turn it is, with one of its prompts."""
         name = self.names[step % len(self.names)]
         several, setup = self.rows[name], self.setups[name]
-        rows = self.run.project(several[(step // len(self.names)) % len(several)])
-        attached = attachment.attach(self.backbone, rows, setup.template)
+        rows = several[(step // len(self.names)) % len(several)]
         batch = collate(self.backbone, setup.fit, next(self.batches[name]))
-        return self.readouts[name].loss(attached, batch)
+
+        def loss(piece: Batch) -> Tensor:
+            attached = attachment.attach(self.backbone, self.run.project(rows), setup.template)
+            return self.readouts[name].loss(attached, piece)
+
+        layers, beside = list(self.run.layers.values()), self.run.target.rows + 1  # and perhaps a mask row
+        self.backbone.fitting.backward("tuning", batch, loss, layers, beside=beside)
 
     def score(self) -> tuple[float, float]:
         """Mean validation score and loss: over a task's source prompts, then over tasks."""
@@ -223,7 +228,7 @@ def _by_distance(
             found = float(distance(choose))
         return -found, found
 
-    layers, training = run.run(lambda step: distance(fit[next(batches)]), score, progress)
+    layers, training = run.run(lambda step: distance(fit[next(batches)]).backward(), score, progress)
     return layers, training | {"held_out_tasks": len(drawn)}
 
 

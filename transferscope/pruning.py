@@ -17,12 +17,15 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from indicators.predictivity import skill_mask
-from transferscope.activations import Probe, capture, to_numpy, wide_dtype
+from transferscope.activations import Probe, wide_dtype
 from transferscope.attachment import Attached
 from transferscope.encoding import Encoded, prepared
 from transferscope.errors import BackboneError, InputError, SignatureError
+from transferscope.layer_sums import on_host, take_in_placed, zeros
 from transferscope.models import Backbone, wrap
+from transferscope.placement import place_of
 from transferscope.pruned import Block, blocks, inputs, module_at, outputs, replace_module, resized
+from transferscope.templates import Placed
 
 BASELINES = ("prompt-rows", "all-rows")
 # How far the folded model may be from the clamped one, as a share of the largest hidden value.
@@ -85,29 +88,23 @@ def prompt_rows_baseline(attached: Attached, baseline: np.ndarray) -> np.ndarray
 def all_rows_baseline(trials: Sequence[Attached], data: Encoded, *, token_budget: int = 8192) -> np.ndarray:
     """Mean activation [L, N] over all rows that are not padding, prompt and text alike, and over trials.
 
-    One pass over the data for each attached prompt. In the decoder of an encoder-decoder it is the row where
-    decoding starts.
+    One pass over the data for each attached prompt; the sums are kept where each layer is. In the decoder of
+    an encoder-decoder it is the row where decoding starts.
     """
     backbone = trials[0].backbone
-    shape, wide = (backbone.layers, backbone.neurons), wide_dtype(backbone.device)
-    sums = torch.zeros(shape, dtype=wide, device=backbone.device)
-    counts = torch.zeros(backbone.layers, 1, dtype=wide, device=backbone.device)
+    sums, counts = zeros(backbone, backbone.neurons), zeros(backbone, 1)
     batches = prepared(backbone, data, prompt_rows=trials[0].rows, token_budget=token_budget)
     decoder = _decoder_layers(backbone)
-    now: list[Tensor] = []
 
-    def sink(layer: int, values: Tensor, gate: Tensor | None) -> None:
-        mask = values.new_ones(values.shape[:2]) if decoder[layer] else now[0].to(values.dtype)
-        sums[layer] += torch.einsum("bq,bqn->n", mask.float(), values.float())
-        counts[layer] += mask.sum()
+    def take(layer: int, values: Tensor, placed: Placed) -> None:
+        mask = values.new_ones(values.shape[:2]) if decoder[layer] else placed.mask.to(values.device)
+        count, total = mask.float().sum(), torch.einsum("bq,bqn->n", mask.float(), values.float())
+        sums[layer] += total.to(sums[layer].dtype)
+        counts[layer] += count
 
-    with torch.inference_mode(), capture(backbone, sink):
-        for attached in trials:
-            for batch in batches.batches:
-                placed = attached.place(batch)
-                now[:] = [placed.mask]
-                attached.forward(placed)
-    return to_numpy(sums / counts)
+    for attached in trials:
+        take_in_placed(attached, batches.batches, take)
+    return on_host(sums) / on_host(counts)
 
 
 def _decoder_layers(backbone: Backbone) -> list[bool]:
@@ -134,6 +131,7 @@ def fold(backbone: Backbone, kept: np.ndarray, baseline: np.ndarray) -> Backbone
         if not kept[layer].all():
             _fold_block(model.base_model, block, kept[layer], baseline[layer])
     folded = wrap(model, backbone.tokenizer, backbone.name, revision=backbone.revision)
+    folded.fitting.report = backbone.fitting.report
     error = difference(backbone, folded, kept, baseline)
     if not error <= TOLERANCE.get(backbone.dtype, HALF_TOLERANCE):
         raise BackboneError(
@@ -193,16 +191,17 @@ def clamped(backbone: Backbone, kept: np.ndarray, baseline: np.ndarray) -> Itera
     try:
         for _, layer, down in backbone.down_projections():
             if not kept[layer].all():
-                handles.append(down.register_forward_pre_hook(_clamp(backbone, kept[layer], baseline[layer])))
+                clamp = _clamp(place_of(down), backbone.dtype, kept[layer], baseline[layer])
+                handles.append(down.register_forward_pre_hook(clamp))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _clamp(backbone: Backbone, kept: np.ndarray, baseline: np.ndarray) -> Any:
-    stays = torch.from_numpy(kept).to(backbone.device)
-    held = torch.from_numpy(baseline).to(device=backbone.device, dtype=backbone.dtype)
+def _clamp(device: torch.device, dtype: torch.dtype, kept: np.ndarray, baseline: np.ndarray) -> Any:
+    stays = torch.from_numpy(kept).to(device)
+    held = torch.from_numpy(baseline).to(device=device, dtype=dtype)
 
     def hook(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (torch.where(stays, given[0], held.to(given[0].dtype)), *given[1:])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from transferscope import attachment, precision
 from transferscope.attachment import Attached, Readout
@@ -22,7 +23,7 @@ from transferscope.models import Backbone
 from transferscope.readouts import AnyReadout, TextReadout, head_words, readout_for
 from transferscope.settings import ModelSettings, TuningSettings
 from transferscope.tasks import Task
-from transferscope.templates import DEFAULTS
+from transferscope.templates import DEFAULTS, Batch
 
 AUTO, FLOAT32, BFLOAT16 = "auto", "float32", "bfloat16"
 KEY = "precision"  # of what an artefact was made from; not there for what was made without autocast
@@ -140,22 +141,27 @@ def _predicted(attached: Attached, readout: AnyReadout, data: Prepared) -> tuple
     """What is predicted for each example, or each token to be written; and the mean loss."""
     if isinstance(readout, TextReadout):
         return _tokens(attached, readout, data)
+
+    def read(batch: Batch) -> Tensor:
+        return readout.logits(attached.forward(attached.place(batch))).float()
+
     with torch.inference_mode():
-        rows = [readout.logits(attached.forward(attached.place(batch))).float() for batch in data.batches]
+        rows = attached.backbone.fitting.over("evaluation", data.batches, read, beside=attached.rows)
         logits = torch.cat(rows).cpu().numpy()
     labels = data.data.labels[np.concatenate(data.groups)]
     return logits.argmax(axis=1), evaluation(logits, labels, "accuracy").loss
 
 
 def _tokens(attached: Attached, readout: TextReadout, data: Prepared) -> tuple[np.ndarray, float]:
-    found, total = [], 0.0
+    def read(batch: Batch) -> tuple[np.ndarray, float]:
+        logits, targets = readout.token_logits(attached, batch)
+        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        return logits.argmax(dim=-1).cpu().numpy(), float(loss)
+
     with torch.inference_mode():
-        for batch in data.batches:
-            logits, targets = readout.token_logits(attached, batch)
-            found.append(logits.argmax(dim=-1).cpu().numpy())
-            total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
-    tokens = np.concatenate(found)
-    return tokens, total / len(tokens)
+        found = attached.backbone.fitting.over("evaluation", data.batches, read, beside=attached.rows)
+    tokens = np.concatenate([written for written, _ in found])
+    return tokens, sum(loss for _, loss in found) / len(tokens)
 
 
 def made_in(backbone: Backbone) -> dict[str, str]:

@@ -16,9 +16,8 @@ from transferscope.activations import FireCounts, Moments, Probe, capture, oneho
 from transferscope.attachment import Attached
 from transferscope.encoding import Encoded, batches, buckets, in_order, on_device
 from transferscope.halving import Ledger
-from transferscope.layer_devices import ByDevice, layer_devices
+from transferscope.layer_devices import ByDevice, empty_moments
 from transferscope.models import Backbone
-from transferscope.routed import moments_of
 from transferscope.task_spec import Subtask
 from transferscope.templates import Batch, Placed
 
@@ -44,20 +43,12 @@ class How:
 
     def empty(self, classes: int) -> ByDevice[Moments]:
         """Moments of no examples, where the layers are."""
-        cells = self.probe.rows, self.backbone.neurons
-        kind = moments_of(self.backbone)
-        return ByDevice.make(layer_devices(self.backbone), partial(_empty, kind, classes, *cells))
+        return empty_moments(self.backbone, classes, self.probe.rows)
 
 
 def within_cache(backbone: Backbone, token_budget: int) -> int:
     """The rows in one pass of an extraction: the budget, or what stays in the cache of a CPU."""
     return min(token_budget, CPU_TOKENS) if backbone.device.type == "cpu" else token_budget
-
-
-def _empty(
-    kind: type[Moments], classes: int, rows: int, neurons: int, layers: int, device: torch.device
-) -> Moments:
-    return kind.zeros(classes, (layers, rows, neurons), device)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from transferscope.encoding import Encoded, collate
 from transferscope.errors import InputError, PromptError
@@ -25,11 +26,11 @@ from transferscope.pooling import (
     cut_by_budget,
     evaluate_together,
     shares,
-    together,
 )
 from transferscope.prompts import SoftPrompt
 from transferscope.settings import TuningSettings
 from transferscope.tasks import Task
+from transferscope.templates import Batch
 from transferscope.tuning import Begun, Progress, begin
 from transferscope.tuning_run import TuningRun, prepare_seeds
 
@@ -141,11 +142,16 @@ def _add_gradients(runs: Sequence[TuningRun], parts: Sequence[Encoded]) -> None:
     trials = [Trial(run.attached, run.readout) for run in runs]
     rows, budget = runs[0].attached.rows, runs[0].setup.token_budget
     pieces = cut_by_budget(pool.data.lengths, pool.owner, prompt_rows=rows, token_budget=budget)
+
+    def loss(batch: Batch) -> Tensor:
+        pooled = pool.of_batch(trials, batch)
+        losses = pooled.readout.losses(pooled.attached, batch)
+        return losses @ weights[list(batch.index)].to(losses.device)
+
+    parameters, beside = [one for run in runs for one in run.parameters], trials[0].attached.rows
     for piece in pieces:
-        group = pool.by_trial(piece)
-        pooled = together(trials, pool.owner[group])
-        losses = pooled.readout.losses(pooled.attached, collate(backbone, pool.data, group))
-        (losses @ weights[group].to(losses.device)).backward()
+        batch = collate(backbone, pool.data, pool.by_trial(piece))
+        backbone.fitting.backward("tuning", batch, loss, parameters, beside=beside, summed=True)
 
 
 def _evaluate(runs: Sequence[TuningRun]) -> None:

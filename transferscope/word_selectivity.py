@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transferscope.activations import CONSTANT_SD, capture, to_numpy, wide_dtype
+from transferscope.activations import CONSTANT_SD, wide_dtype
 from transferscope.encoding import Encoded, batches, buckets
 from transferscope.errors import TaskError
+from transferscope.layer_devices import layer_devices
+from transferscope.layer_sums import on_host, take_in, zeros
 from transferscope.models import Backbone
 from transferscope.templates import Batch
 
@@ -53,8 +55,8 @@ def word_selectivity(
     """One pass over the texts of a split (S examples, special tokens not counted), without a prompt.
 
     Words are token ids seen at least ``min_count`` times, of these the ``max_words`` most frequent ones (and
-    the lower id where equal). Memory is [W, L, N] sums, whatever S is. Raises TaskError where fewer than two
-    words are that frequent.
+    the lower id where equal). Memory is [W, L, N] sums, whatever S is, of each layer where it is. Raises
+    TaskError where fewer than two words are that frequent.
     """
     counts = frequent_words(backbone, data, min_count, max_words)
     if len(counts) < 2:
@@ -64,10 +66,7 @@ def word_selectivity(
         )
     sums = _Sums(backbone, list(counts))
     groups = buckets(data, prompt_rows=0, token_budget=token_budget)
-    with torch.inference_mode(), capture(backbone, sums.take):
-        for batch in batches(backbone, data, groups):
-            sums.begin(batch)
-            backbone.hidden(backbone.embed(batch.ids), batch.mask, batch.types)
+    take_in(backbone, batches(backbone, data, groups), sums.forward, sums.take)
     scores, best = sums.result()
     ids = np.array(list(counts), dtype=np.int64)
     return WordSelectivity(scores, np.where(np.isnan(scores), -1, ids[best]), counts, sums.tokens)
@@ -90,60 +89,61 @@ def _special(backbone: Backbone) -> set[int]:
 
 
 class _Sums:
-    """What is gathered: [W, L, N] sums by word, and of all tokens counts, sums and squares beside the first.
+    """What is gathered: of L layers [W, N] sums by word, and of all tokens counts, sums and squares.
 
-    Values are taken as their distance from the first token's, so that nothing cancels where a neuron varies
-    little beside its level.
+    Each of a layer where the layer is. Values are taken as their distance from the first token's, so that
+    nothing cancels where a neuron varies little beside its level.
     """
 
     def __init__(self, backbone: Backbone, words: Sequence[int]) -> None:
-        shape, device = (backbone.layers, backbone.neurons), backbone.device
-        wide = wide_dtype(device)
+        self.backbone, device, neurons = backbone, backbone.device, backbone.neurons
         self.text = [stack.rows == "prompt" for stack, _, _ in backbone.down_projections()]
         self.words = torch.tensor(list(words), device=device)
         self.special = torch.tensor(sorted(_special(backbone)), device=device)
-        self.first: list[Tensor | None] = [None] * shape[0]
-        self.by_word = torch.zeros(len(words), *shape, dtype=torch.float32, device=device)
-        self.counts = torch.zeros(len(words), dtype=wide, device=device)
-        self.sums, self.squares = (torch.zeros(shape, dtype=wide, device=device) for _ in range(2))
+        self.first: list[Tensor | None] = [None] * backbone.layers
+        self.by_word = [torch.zeros(len(words), neurons, device=one) for one in layer_devices(backbone)]
+        self.counts = torch.zeros(len(words), dtype=wide_dtype(device), device=device)
+        self.sums, self.squares = zeros(backbone, neurons), zeros(backbone, neurons)
         self.tokens = 0
 
-    def begin(self, batch: Batch) -> None:
-        """The batch that is to run next: which of its rows count, and which word each is."""
+    def forward(self, batch: Batch) -> None:
+        """The pass of a batch: which of its rows count, which word each is, and how often each was seen."""
         counted = batch.mask.bool() & ~torch.isin(batch.ids, self.special)  # [B, T]
         self._rows = counted.flatten().nonzero()[:, 0]
         ids = batch.ids.flatten()[self._rows]
         self._members = (ids == self.words.unsqueeze(1)).float()  # [W, rows]
-        self.counts += self._members.sum(1)
+        counts = self._members.sum(1).to(self.counts.dtype)
+        self.backbone.hidden(self.backbone.embed(batch.ids), batch.mask, batch.types)
+        self.counts += counts
         self.tokens += len(ids)
 
     def take(self, layer: int, values: Tensor, gate: Tensor | None) -> None:
         """Take in one layer: values [B, T, N]."""
         if not self.text[layer] or not len(self._rows):
             return
-        rows = values.reshape(-1, values.shape[-1])[self._rows].float()  # [rows, N]
+        chosen, members = self._rows.to(values.device), self._members.to(values.device)
+        rows = values.reshape(-1, values.shape[-1])[chosen].float()  # [rows, N]
         first = self.first[layer]
         if first is None:
             first = self.first[layer] = rows[0].clone()
         apart = rows - first
-        self.by_word[:, layer] += self._members @ apart
-        wide = apart.to(self.sums.dtype)
-        self.sums[layer] += wide.sum(0)
-        self.squares[layer] += wide.square().sum(0)
+        wide = apart.to(self.sums[layer].dtype)
+        by_word, total, squares = members @ apart, wide.sum(0), wide.square().sum(0)
+        self.by_word[layer] += by_word
+        self.sums[layer] += total
+        self.squares[layer] += squares
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         """Scores [L, N] and the place of the best word [L, N]."""
-        n = self.tokens
-        variance = (self.squares / n - (self.sums / n).square()).clamp_min(0)
-        sd = variance.sqrt()
-        # A word that is all there is has no others to stand out from.
-        seen = self.counts[:, None]
-        scores, best = [], []
-        for layer in range(len(self.sums)):  # one layer at a time: the widened sums would not fit twice
-            own = self.by_word[:, layer].to(self.sums.dtype)  # [W, N]
-            others = (self.sums[layer] - own) / (n - seen).clamp_min(1)
-            found = ((own / seen.clamp_min(1) - others) / sd[layer]).max(dim=0)
-            known = (sd[layer] >= CONSTANT_SD) & torch.tensor(self.text[layer], device=sd.device)
+        n, scores, best = self.tokens, [], []
+        each = zip(self.sums, self.squares, self.by_word, self.text, strict=True)
+        for total, squares, by_word, text in each:  # one at a time: the widened sums would not fit twice
+            sd = (squares / n - (total / n).square()).clamp_min(0).sqrt()
+            own, seen = by_word.to(total.dtype), self.counts[:, None].to(total)  # [W, N], [W, 1]
+            # A word that is all there is has no others to stand out from.
+            others = (total - own) / (n - seen).clamp_min(1)
+            found = ((own / seen.clamp_min(1) - others) / sd).max(dim=0)
+            known = (sd >= CONSTANT_SD) & torch.tensor(text, device=sd.device)
             scores.append(torch.where(known, found.values, torch.nan))
-            best.append(found.indices)
-        return to_numpy(torch.stack(scores)), torch.stack(best).cpu().numpy()
+            best.append(found.indices.cpu().numpy())
+        return on_host(scores), np.stack(best)
