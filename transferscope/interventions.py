@@ -15,6 +15,7 @@ from transferscope.activations import Probe, select
 from transferscope.attachment import Attached
 from transferscope.errors import InputError, suggest
 from transferscope.models import Backbone
+from transferscope.placement import place_of
 from transferscope.templates import Batch, Placed
 
 MODES = ("noise", "zero", "mean")
@@ -102,9 +103,10 @@ def intervene(
     the rows of each batch stand. Each placed batch is edited once in each layer, so tokens that a model
     writes afterwards, one row a pass, are not. Rows "all" need no prompt; every row of every pass is edited
     (None is yielded where none was given). The noise comes from a generator of its own, on the model's
-    device: the same for the same seed, whatever ran before. Values are edited in place where no gradient is
-    asked for. Layers without a chosen neuron get no hook, and all hooks are gone when the block ends, also
-    when it raises. Raises InputError where the edit does not fit the backbone or the prompt.
+    device: the same for the same seed, whatever ran before, unless memory ran out: the halves of a
+    batch get another draw. Values are edited in place where no gradient is asked for. Layers without a chosen
+    neuron get no hook, and all hooks are gone when the block ends, also when it raises. Raises InputError
+    where the edit does not fit the backbone or the prompt.
     """
     _check_fits(backbone, edit, attached)
     placement = Placement(backbone.layers)
@@ -117,7 +119,7 @@ def intervene(
     try:
         for _, layer, down in backbone.down_projections():
             if edit.neurons[layer].any():
-                change = _change(edit, layer, backbone.device, generator)
+                change = _change(edit, layer, place_of(down), generator)
                 handles.append(down.register_forward_pre_hook(_hook(layer, finder, change)))
         yield given
     finally:
@@ -217,6 +219,7 @@ def _hook(layer: int, finder: Finder, change: Callable[[Tensor], None]) -> Calla
             values = values.clone() if values.requires_grad else values
             change(values if rows == slice(None) else values[:, rows])
         else:
+            rows = rows.to(values.device)
             chosen = select(values, rows)  # a copy
             change(chosen)
             put = values.scatter if values.requires_grad else values.scatter_
@@ -259,7 +262,7 @@ def _add_noise(
     def add(rows: Tensor) -> None:
         drawn = rows.shape[-2] if edit.noise_by == "row" else 1
         shape = (*rows.shape[:-2], drawn, len(columns))
-        noise = torch.randn(shape, generator=generator, device=device).mul_(edit.sd)
+        noise = torch.randn(shape, generator=generator, device=generator.device).to(device).mul_(edit.sd)
         if factor is not None:
             noise = noise * factor[: rows.shape[-2]]
         noise = noise.to(rows.dtype).expand(*rows.shape[:-1], -1)
