@@ -143,7 +143,6 @@ class _Sums:
             # A word that is all there is has no others to stand out from.
             others = (total - own) / (n - seen).clamp_min(1)
             found = ((own / seen.clamp_min(1) - others) / sd).max(dim=0)
-            known = (sd >= CONSTANT_SD) & torch.tensor(text, device=sd.device)
-            scores.append(torch.where(known, found.values, torch.nan))
+            scores.append(torch.where((sd >= CONSTANT_SD) & text, found.values, torch.nan))
             best.append(found.indices.cpu().numpy())
         return on_host(scores), np.stack(best)
