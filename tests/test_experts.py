@@ -16,9 +16,10 @@ from torch import Tensor
 from tests import tiny
 from transferscope import files, routed
 from transferscope.activations import FireCounts, Moments, capture
-from transferscope.attachment import Attached, attach, attach_rows
-from transferscope.encoding import Encoded, collate, from_token_ids
+from transferscope.attachment import Attached, attach, attach_rows, verbalizer
+from transferscope.encoding import Encoded, collate, from_token_ids, prepared
 from transferscope.errors import BackboneError
+from transferscope.gradients import gradients
 from transferscope.interventions import Edit, intervene
 from transferscope.measurement import measure, stimulate
 from transferscope.models import Backbone, wrap
@@ -122,6 +123,42 @@ def test_the_model_and_its_gradients_are_the_stock_ones_with_somebody_listening(
     for one, other in zip(*found, strict=True):
         assert other.isfinite().all()
         close(one, other)
+
+
+def test_gradients_are_those_of_the_experts_that_a_text_is_sent_to() -> None:
+    """Fisher: autograd on the stock experts' weights; attribution: on neurons that are multiplied by ones."""
+    one = attached()
+    data = prepared(backbone(), split(5), prompt_rows=3)
+    readout = verbalizer(backbone(), [7, 9])
+    found = gradients(one, readout, data, labels="given")
+    fisher = np.zeros((2, EXPERTS * N))
+    model = wrap(tiny.model("mixtral"), backbone().tokenizer)
+    weights = [layer.mlp.experts.down_proj.requires_grad_(True) for layer in model.base.layers]
+    alone = attach_rows(model, one.prompt, "suffix")
+    effects = np.zeros_like(fisher)
+    for i in range(5):
+        batch = collate(model, split(5), np.array([i]))
+        loss = verbalizer(model, [7, 9]).loss(alone, batch)
+        for layer, slope in enumerate(torch.autograd.grad(loss, weights)):
+            fisher[layer] += slope.square().mean(dim=1).flatten().numpy()
+        ones = [torch.ones(1, 1, EXPERTS * N, requires_grad=True) for _ in range(2)]
+        kept: list[tuple[Tensor, Tensor]] = []
+
+        def doubled(down: Any, inputs: Any) -> Any:
+            values = inputs[0] * ones[len(kept)]  # noqa: B023
+            kept.append((inputs[0].detach(), values))  # noqa: B023
+            return (values, *inputs[1:])
+
+        handles = [down.register_forward_pre_hook(doubled) for _, _, down in model.down_projections()]
+        loss = verbalizer(model, [7, 9]).loss(alone, batch)
+        for handle in handles:
+            handle.remove()
+        slopes = torch.autograd.grad(loss, [values for _, values in kept])
+        for layer, ((values, _), slope) in enumerate(zip(kept, slopes, strict=True)):
+            effects[layer] += np.abs((values * slope)[0].nan_to_num(nan=0.0).sum(dim=0).numpy())
+    np.testing.assert_allclose(found.ffn_fisher, fisher / 5, rtol=1e-4, atol=1e-12)
+    np.testing.assert_allclose(found.attribution, effects / 5, rtol=1e-4, atol=1e-9)
+    assert (found.attribution > 0).mean() > 0.5
 
 
 def test_wrapping_twice_and_copies() -> None:

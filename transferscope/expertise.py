@@ -41,6 +41,12 @@ class Down(nn.Module):
         weights: Tensor = self.of_experts.down_proj
         return weights.transpose(0, 1).flatten(1)
 
+    def weighed(self, values: Tensor, weights: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+        """What multiplies the weights, [B, T, X N]: the neurons times the shares, 0 where there are none."""
+        by_expert = shares.new_zeros(len(chosen), len(weights)).scatter(1, chosen, shares)  # [B T, X]
+        rows = values.nan_to_num(nan=0.0).flatten(0, 1).unflatten(1, (len(weights), -1))
+        return (rows * by_expert.unsqueeze(2)).reshape(values.shape)
+
     def forward(self, values: Tensor, weights: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
         """``weights`` [X, D, N]; ``chosen`` and ``shares`` [B T, k]: each row's experts, and their shares."""
         rows = values.flatten(0, 1).unflatten(1, (len(weights), -1))  # [B T, X, N]

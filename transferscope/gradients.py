@@ -20,6 +20,7 @@ from transferscope.activations import select, to_numpy, wide_dtype
 from transferscope.attachment import Attached, Readout
 from transferscope.encoding import Prepared
 from transferscope.errors import InputError, suggest
+from transferscope.expertise import Down
 from transferscope.layer_sums import on_host, zeros
 from transferscope.models import Backbone
 from transferscope.templates import Batch, Placed
@@ -45,9 +46,13 @@ class Gradients:
 
 @dataclass
 class _Tapped:
-    """What enters and leaves each down projection in a pass: [B, Q, N] and [B, Q, D], in order of layers."""
+    """What enters and leaves each down projection in a pass: [B, Q, N] and [B, Q, D], in order of layers.
+
+    ``weighed`` is what multiplies its weights: what enters, of experts times the row's share of each.
+    """
 
     inputs: list[Tensor] = field(default_factory=list)
+    weighed: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
 
 
@@ -96,13 +101,14 @@ def _of_batch(attached: Attached, readout: Readout, batch: Batch, luck: Tensor |
     found = torch.autograd.grad(_loss(logits, wanted), [placed.embeds, *tapped.outputs], retain_graph=True)
     rows = select(found[0], placed.prompt)[:, -len(attached.prompt) :]  # [B, P', E]
     sums = [rows.to(wide_dtype(rows.device)).square().sum(dim=0)]
-    # An expert that a row is not sent to has no values there (NaN), and no effect.
-    values_of = [values.detach().nan_to_num(nan=0.0) for values in tapped.inputs]
-    for values, slope in zip(values_of, found[1:], strict=True):
+    for values, slope in zip(tapped.weighed, found[1:], strict=True):
         sums.append(_squared_columns(values, slope).sum(dim=0))
     slopes = torch.autograd.grad(_loss(logits, batch.labels), tapped.inputs)
-    for values, slope in zip(values_of, slopes, strict=True):
-        effect = (values * slope).to(wide_dtype(slope.device)).sum(dim=1)  # [B, N]
+    for values, slope in zip(tapped.inputs, slopes, strict=True):
+        # A neuron of an expert that a row is not sent to has no value there (NaN), and no effect.
+        effect = (
+            (values.detach() * slope).nan_to_num(nan=0.0).to(wide_dtype(slope.device)).sum(dim=1)
+        )  # [B, N]
         sums.append(effect.abs().sum(dim=0))
     return sums
 
@@ -143,6 +149,8 @@ def _tap(backbone: Backbone) -> Iterator[_Tapped]:
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
         tapped.inputs.append(inputs[0])
+        with torch.no_grad():
+            tapped.weighed.append(module.weighed(*inputs) if isinstance(module, Down) else inputs[0].detach())
         tapped.outputs.append(output)
 
     handles = [module.register_forward_hook(hook) for _, _, module in backbone.down_projections()]

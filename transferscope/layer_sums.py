@@ -31,9 +31,9 @@ def take_in(
 ) -> None:
     """Run ``forward`` on each batch, or on its halves; ``take`` gets each layer of each example once.
 
-    For what ``take`` is given, and ``missing``, see `activations.capture`; it must happen wholly or not at all, so what needs
-    memory comes before the first number is changed. What ``forward`` does behind its pass is done once, too.
-    ``beside``: rows of an example beside its tokens (those of the prompt).
+    For what ``take`` is given, and ``missing``, see `activations.capture`; it must happen wholly or not at
+    all, so what needs memory comes before the first number is changed. What ``forward`` does behind its pass
+    is done once, too. ``beside``: rows of an example beside its tokens (those of the prompt).
     """
     ledger = Ledger()
 
