@@ -69,6 +69,7 @@ LEVELS: dict[str, float] = {
     "probing": 5,
     "projector": 4,
     "descent": 4.5,
+    "descent_state": 4.4,
     "projection": 5.5,
     "projection_report": 5.5,
     "baselines": 6,

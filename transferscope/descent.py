@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transferscope.descent_state import Standing, StateFile, as_array
 from transferscope.errors import InputError
 from transferscope.projector import ProjectorSettings, Space, forward, initial_layers
 
@@ -51,38 +52,47 @@ class Descent:
         descend: Callable[[int], object],
         score: Callable[[], tuple[float, float]],
         progress: Progress | None = None,
+        state: StateFile | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Minimise a loss; keep the layers with the best ``score()``: (value, loss), value first.
 
         ``descend(step)`` adds the gradient of the loss at a step to those of the layers.
 
         Returns the layers (float32) and how it went: steps, best_step, value, loss and ``history``, a list of
-        [step, value, loss] from before the first step on. Raises InputError where no loss was finite.
+        [step, value, loss] from before the first step on. With a ``state`` it goes on where that was left,
+        and ends with the same bytes; ``loss`` must be a function of its step. Raises InputError where no loss
+        was finite.
         """
         settings = self.settings
-        best, best_step, misses = (-math.inf, -math.inf), 0, 0
-        kept: dict[str, np.ndarray] = {}
-        history: list[list[float]] = []
-        for step in range(settings.steps + 1):
+        at = Standing() if state is None else state.load(self.layers, self.optimizer)
+        for step in range(at.step, settings.steps + 1):
             if step % settings.evaluate_every == 0 or step == settings.steps:
-                value, held = score()
-                history.append([step, value, held])
-                misses += 1
-                if math.isfinite(held) and (value, -held) > best:
-                    best, best_step, misses = (value, -held), step, 0
-                    kept = {name: _array(layer) for name, layer in self.layers.items()}
-                if step == settings.steps or misses >= (settings.patience or math.inf):
+                known = bool(at.history) and at.history[-1][0] == step
+                if not known:
+                    self._evaluate(at, step, score)
+                if state is not None and not known and step:
+                    state.save(at, self.layers, self.optimizer)
+                if step == settings.steps or at.misses >= (settings.patience or math.inf):
                     break
             self._update(descend, step)
             if progress is not None:
-                progress(step + 1, settings.steps, f"projector {best[0]:.3f}")
-        if not kept:
+                progress(step + 1, settings.steps, f"projector {at.best[0]:.3f}")
+        if not at.kept:
             raise InputError(
                 f"the projector diverged: no evaluation in {step} steps had a finite loss; use a learning "
                 f"rate below {settings.learning_rate}"
             )
-        went = {"steps": step, "best_step": best_step, "value": best[0], "loss": -best[1]}
-        return kept, went | {"history": history}
+        went = {"steps": step, "best_step": at.best_step, "value": at.best[0], "loss": -at.best[1]}
+        return at.kept, went | {"history": at.history}
+
+    def _evaluate(self, at: Standing, step: int, score: Callable[[], tuple[float, float]]) -> None:
+        """Score the layers as they are now, and keep them if they are the best yet."""
+        value, held = score()
+        at.step, at.misses = step, at.misses + 1
+        at.history.append([step, value, held])
+        if math.isfinite(held) and (value, -held) > at.best:
+            at.best, at.best_step, at.misses = (value, -held), step, 0
+            at.kept = {name: as_array(layer) for name, layer in self.layers.items()}
 
     def _update(self, descend: Callable[[int], object], step: int) -> None:
         steps = self.settings.steps
@@ -94,7 +104,3 @@ class Descent:
         descend(step)
         torch.nn.utils.clip_grad_norm_(self.layers.values(), self.settings.clip)
         self.optimizer.step()
-
-
-def _array(value: Tensor) -> np.ndarray:
-    return value.detach().cpu().numpy().copy()

@@ -7,7 +7,7 @@ closed form; the checkpoint is chosen on tasks (or on shares of train splits) th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from transferscope import attachment
+from transferscope import attachment, store
 from transferscope.descent import Descent
-from transferscope.encoding import Encoded, collate
+from transferscope.descent_state import STATE, StateFile
+from transferscope.encoding import collate
 from transferscope.errors import PromptError, suggest
 from transferscope.evaluation import evaluate
 from transferscope.models import Backbone
@@ -55,6 +56,7 @@ def fit_distance(
     *,
     template: str | None = None,
     device: str | torch.device = "cpu",
+    folder: store.AnyPath | None = None,
     progress: Progress | None = None,
 ) -> Projector:
     """Minimise the squared distance |projected source prompt - target prompt|^2 over pairs of one task.
@@ -65,8 +67,10 @@ def fit_distance(
     tasks chooses the checkpoint, with fewer the training pairs themselves do. Distances in ``provenance``
     are in units of the variance of the target prompts: 1 is what their mean reaches.
 
-    ``template`` is the target backbone's (None: that of its prompts). Raises PromptError for tasks without a
-    pair, and for prompts that differ in shape, template or backbone among themselves.
+    ``template`` is the target backbone's (None: that of its prompts). Training by AdamW keeps its state in
+    ``folder`` (None: nowhere) at evaluations, and goes on from it to the same projector, bit for bit; the
+    file, `descent_state.STATE`, is for the caller to remove once the projector is kept. Raises PromptError
+    for tasks without a pair, and for prompts that differ in shape, template or backbone among themselves.
     """
     settings = settings or ProjectorSettings()
     _same_tasks(sources, targets)
@@ -86,7 +90,8 @@ def fit_distance(
         layers, training = _closed_form(x, y, groups, statistics)
     else:
         run = Descent(settings, spaces, statistics, torch.device(device))
-        layers, training = _by_distance(run, x, y, groups, progress)
+        state = _state(folder, "distance", settings.model_dump(), x, y, groups)
+        layers, training = _by_distance(run, x, y, groups, progress, state)
     about = _about(sources, "source") | _about(targets, "target") | {"training": training}
     chosen = template or _template(targets)
     return Projector(settings, *spaces, layers | statistics, chosen, tuple(order), "distance", about)
@@ -102,6 +107,7 @@ def fit_task(
     rows: int | None = None,
     max_length: int | None = None,
     token_budget: int = 8192,
+    folder: store.AnyPath | None = None,
     progress: Progress | None = None,
 ) -> Projector:
     """Train a projector by the loss of ``tasks`` through the frozen target ``backbone``.
@@ -113,8 +119,8 @@ def fit_task(
     with the mean and the spread of its input embeddings.
 
     ``rows``: how many rows the projected prompts have (None: as many as the source's; by token always so).
-    The same settings on the same machine give the same projector. Raises PromptError, TemplateError for a
-    task without label words, InputError where no loss was finite.
+    The same settings on the same machine give the same projector. ``folder``: as in `fit_distance`. Raises
+    PromptError, TemplateError for a task without label words, InputError where no loss was finite.
     """
     settings = settings or ProjectorSettings()
     _same_tasks(prompts, tasks)
@@ -140,7 +146,12 @@ def fit_task(
     statistics = _statistics("input", given, settings) | _of_embeddings(backbone, settings, target)
     run = Descent(settings, (source, target), statistics, backbone.device)
     through = _Through(backbone, tasks, setups, prompts, run)
-    layers, training = run.run(through.descend, through.score, progress)
+    state = _state(
+        folder, "task", settings.model_dump(), backbone.fingerprint, str(backbone.autocast), template,
+        target.rows, max_length, {name: task.fingerprint for name, task in tasks.items()},
+        {name: [prompt.fingerprint for prompt in several] for name, several in prompts.items()},
+    )  # fmt: skip
+    layers, training = run.run(through.descend, through.score, progress, state)
     about = _about(prompts, "source") | _about_backbone(backbone) | {"training": training}
     trained_on = tuple(sorted(tasks))
     return Projector(settings, source, target, layers | statistics, template, trained_on, "task", about)
@@ -161,16 +172,16 @@ class _Through:
         self.rows = {name: [_tensor(p.rows, backbone.device) for p in prompts[name]] for name in setups}
         self.readouts = {name: readout_for(backbone, tasks[name]) for name in setups}
         self.batches = {
-            name: _batches(setup.fit, run.settings.batch_size, (run.settings.seed, number))
+            name: _Batches(len(setup.fit), run.settings.batch_size, (run.settings.seed, number))
             for number, (name, setup) in enumerate(setups.items())
         }
 
     def descend(self, step: int) -> None:
         """The gradient of the loss of one batch: of the task whose turn it is, with one of its prompts."""
         name = self.names[step % len(self.names)]
-        several, setup = self.rows[name], self.setups[name]
-        rows = several[(step // len(self.names)) % len(several)]
-        batch = collate(self.backbone, setup.fit, next(self.batches[name]))
+        several, setup, turn = self.rows[name], self.setups[name], step // len(self.names)
+        rows = several[turn % len(several)]
+        batch = collate(self.backbone, setup.fit, self.batches[name].at(turn))
 
         def loss(piece: Batch) -> Tensor:
             attached = attachment.attach(self.backbone, self.run.project(rows), setup.template)
@@ -199,16 +210,35 @@ class _Through:
         return found.value, found.loss
 
 
-def _batches(data: Encoded | np.ndarray, size: int, seed: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Positions by batch, without end, a function of the seed alone."""
-    rng = np.random.default_rng(seed)
-    while True:
-        order = rng.permutation(len(data))
-        yield from (order[start : start + size] for start in range(0, len(order), size))
+class _Batches:
+    """Positions 0 to ``count`` - 1 by batch, without end, a function of the seed and the batch's number."""
+
+    def __init__(self, count: int, size: int, seed: tuple[int, int]) -> None:
+        self.count, self.size = count, size
+        self._rng, self._epoch = np.random.default_rng(seed), -1
+        self._order = np.arange(count)
+
+    def at(self, number: int) -> np.ndarray:
+        """The batch of this number, from 0; numbers must not go back, as epochs are drawn one by one."""
+        epoch, place = divmod(number, -(-self.count // self.size))
+        for _ in range(epoch - self._epoch):
+            self._order = self._rng.permutation(self.count)
+        self._epoch = epoch
+        return self._order[place * self.size : (place + 1) * self.size]
+
+
+def _state(folder: store.AnyPath | None, *inputs: Any) -> StateFile | None:
+    """The state of a training of these inputs in a folder."""
+    return None if folder is None else StateFile(store.place(folder) / STATE, store.fingerprint(*inputs))
 
 
 def _by_distance(
-    run: Descent, x: np.ndarray, y: np.ndarray, groups: NDArray[np.int64], progress: Progress | None
+    run: Descent,
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: NDArray[np.int64],
+    progress: Progress | None,
+    state: StateFile | None,
 ) -> tuple[Arrays, dict[str, Any]]:
     """Train on the pairs of some tasks, score on those of the others (all on all where tasks are few)."""
     tasks = int(groups.max()) + 1
@@ -217,7 +247,7 @@ def _by_distance(
     held = np.isin(groups, drawn)
     fit, choose = np.flatnonzero(~held), np.flatnonzero(held if held.any() else ~held)
     sources, targets = _tensor(x, run.device), _tensor(y, run.device)
-    batches = _batches(fit, run.settings.batch_size, (run.settings.seed, 0))
+    batches = _Batches(len(fit), run.settings.batch_size, (run.settings.seed, 0))
 
     def distance(places: np.ndarray) -> Tensor:
         missed = (run.project(sources[places]) - targets[places]) / run.tensors["output.scale"]
@@ -228,7 +258,7 @@ def _by_distance(
             found = float(distance(choose))
         return -found, found
 
-    layers, training = run.run(lambda step: distance(fit[next(batches)]).backward(), score, progress)
+    layers, training = run.run(lambda step: distance(fit[batches.at(step)]).backward(), score, progress, state)
     return layers, training | {"held_out_tasks": len(drawn)}
 
 

@@ -14,6 +14,8 @@ from tests import tiny
 from tests.test_pipeline import write_study
 from transferscope import store
 from transferscope.cli import main
+from transferscope.descent import Descent
+from transferscope.descent_state import STATE
 from transferscope.projector import load_projector
 from transferscope.prompts import load_prompt
 
@@ -109,6 +111,36 @@ def test_task_objective(studies: tuple[Path, Path], tmp_path: Path) -> None:
     assert projector.trained_on == ("films", "food")
     assert projector.settings.steps == 2
     assert load_prompt(tmp_path / "out" / "prompts" / "pets" / "0").rows.shape == (3, 24)
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes(
+    studies: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = studies
+    words = (a, b, "--kind", "two-layer", "--steps", 120, "--train-on", "films", "--train-on", "food")
+    assert project(*words, "--out", tmp_path / "whole").exit_code == 0
+    update, calls = Descent._update, []
+
+    def counted(self: Descent, loss: Any, step: int) -> None:
+        if len(calls) == 70:
+            calls.append(-1)
+            raise KeyboardInterrupt
+        calls.append(step)
+        update(self, loss, step)
+
+    monkeypatch.setattr(Descent, "_update", counted)
+    assert project(*words, "--out", tmp_path / "out").exit_code != 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [STATE]
+    result = project(*words, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert calls == [*range(70), -1, *range(50, 120)]
+    files = [
+        sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        for folder in (tmp_path / "whole", tmp_path / "out")
+    ]
+    assert files[0] == files[1]
+    for name in files[0]:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_what_cannot_be_projected_is_one_line(studies: tuple[Path, Path], tmp_path: Path) -> None:

@@ -130,8 +130,12 @@ def _folder(a: Any, b: Any, out: Path | None) -> Any:
 def _projector(
     b: Any, sources: Any, targets: Any, trained: list[str], objective: str, settings: Any, file: Any
 ) -> Any:
-    """The projector in `file` if it was made from the same things; else a new one, which is written there."""
+    """The projector in `file` if it was made from the same things; else a new one, which is written there.
+
+    The state of a training that was killed lies beside it, until the projector is written.
+    """
     from transferscope import projection, store
+    from transferscope.descent_state import STATE
     from transferscope.projector import load_projector, save_projector
 
     tasks = {name: b.task(name) for name in trained} if objective == "task" else {}
@@ -159,6 +163,7 @@ def _projector(
             settings,
             template=b.settings.template,
             device=b.backbone.device,
+            folder=file.parent,
             progress=_stage(b, "project"),
         )
     else:
@@ -171,10 +176,12 @@ def _projector(
             rows=b.settings.tuning.rows if settings.flatten else None,
             max_length=b.settings.max_length,
             token_budget=b.settings.token_budget,
+            folder=file.parent,
             progress=_stage(b, "project"),
         )
     fitted = replace(fitted, provenance={**fitted.provenance, "inputs": store.json_ready(inputs)})
     save_projector(fitted, file)
+    (file.parent / STATE).unlink(missing_ok=True)
     return fitted
 
 
