@@ -16,9 +16,15 @@ from transferscope.graph_tables import GraphReport, report
 from transferscope.initialisation import Curve, InitComparison, InitRun, StartResult
 from transferscope.neuron_view import ClassActivation, Histogram, NeuronCard, NeuronView
 from transferscope.ordering import RankedSource, Ranking
+from transferscope.origin_perturbation import Effect, Plan
+from transferscope.origin_report import BY_WORDS, SKILL, OriginReport, Overlap, Performance
 from transferscope.perturbation_curves import CrossTask, CurvePoint, PerturbationReport, TaskCurves
 from transferscope.perturbation_plan import CONDITIONS, PerturbationSettings
+from transferscope.projection_report import ProjectedTask, ProjectionReport, Spread
 from transferscope.prompt_rows import RowResult, RowsReport, Settling
+from transferscope.pruning_speed import Size
+from transferscope.pruning_study import PrunedScore, PrunedShare, PruneSettings, PruningReport
+from transferscope.resampling import Difference
 from transferscope.sensitivity import SensitivityPoint, SensitivityReport
 from transferscope.specificity import PairMeasure, SpecificityReport
 from transferscope.transfer import TransferMatrix
@@ -213,3 +219,68 @@ def graph_report(n: int) -> GraphReport:
 
 def choice(n: int) -> ChoiceReport:
     return choose(problem(transfer(n)), 4, method="greedy")
+
+
+def _pruned(what: str, value: float) -> PrunedScore:
+    return PrunedScore(what, value, value - 0.04, value + 0.03, (value - 0.02, value + 0.02))
+
+
+def pruning(n: int) -> PruningReport:
+    """A model pruned at n shares, the second of them its own."""
+    shares = [(i + 1) / (n + 1) for i in range(n)]
+    curve = tuple(
+        PrunedShare(
+            1 - gone, gone,
+            (_pruned("after", 0.9 - 0.2 * gone), _pruned("random neurons", 0.9 - 0.4 * gone)),
+        )
+        for gone in shares
+    )  # fmt: skip
+    scores = (_pruned("before", 0.9), *curve[1].scores, _pruned("re-tuned", 0.88))
+    settings = PruneSettings(keep=curve[1].keep, shares=tuple(one.keep for one in curve))
+    size = Size(10, 5, 40)
+    return PruningReport(
+        "sst2", "roberta-base", "accuracy", settings, (0, 1), 3072, (3072,) * 3 + (61,) * 9, size, size, 0.0,
+        scores, 0.5, (), "cpu", 1, "", curve,
+    )  # fmt: skip
+
+
+def origin(n: int) -> OriginReport:
+    """n ways of tuning by two ways of choosing neurons, at three rates."""
+    plan = Plan((0.05, 0.1, 0.2), 5, 0.1)
+    effects = []
+    for i, subject in enumerate(names(n)):
+        for j, neurons in enumerate((SKILL, BY_WORDS) if i == 0 else (SKILL,)):
+            for rate in plan.rates:
+                mean = rate * (1 - j) - 0.01 * (i % 5)
+                found = Difference(neurons, "random", "drop", mean, mean - 0.02, mean + 0.03, 0.1, True, 5, 9)
+                effects.append(Effect(subject, neurons, rate, 10, 0.9, mean + 0.1, 0.1, found, ()))
+    performances = tuple(
+        Performance(name, (0, 1), (0.9, 0.9), 0.9, 0.5, i == 1, 1000) for i, name in enumerate(names(n))
+    )
+    overlaps = tuple(
+        Overlap(name, rate, 100, round(100 * rate) + 40 * k, 100 * rate, 0.3, (0.4, None, 0.2 - 0.3 * k))
+        for k, name in enumerate((BY_WORDS, "found with random prompts"))
+        for rate in plan.rates
+    )
+    return OriginReport(
+        "sst2", "roberta-base", "accuracy", 0.5, plan, performances, tuple(effects), (), overlaps
+    )
+
+
+def projection(n: int) -> ProjectionReport:
+    """n tasks, every third one held out; those of every fifth have no prompt of the target's own."""
+    tasks = []
+    for i, name in enumerate(names(n)):
+        values = (0.6 + 0.2 * i / n, 0.7 + 0.2 * i / n)
+        own = Spread.of(()) if i % 5 == 4 else Spread.of((0.9, 0.92))
+        mean = None if i % 5 == 4 else 0.91
+        random = Spread.of((0.45, 0.5, 0.58))
+        tasks.append(
+            ProjectedTask(
+                name, i % 3 == 0, "accuracy", (0, 1), values, sum(values) / 2, mean, None, 0.51, 0.5, 0.55,
+                Spread.of(values), own, random,
+            )
+        )  # fmt: skip
+    return ProjectionReport(
+        "roberta-base", "t5-small", "linear", True, "distance", "0" * 32, (), tuple(tasks), None, None
+    )

@@ -71,7 +71,7 @@ LEVELS: dict[str, float] = {
     "descent": 4.5,
     "descent_state": 4.4,
     "projection": 5.5,
-    "projection_report": 5.5,
+    "projection_report": 6.5,
     "baselines": 6,
     "comparison": 6,
     "transfer": 6,

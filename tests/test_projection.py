@@ -25,6 +25,7 @@ from transferscope.readouts import readout_for
 from transferscope.settings import TuningSettings
 from transferscope.tasks import Example, Task
 from transferscope.tuning import tune
+from transferscope.zero_shot import ZeroShot
 
 WORDS = {"films": ("bad", "good"), "food": ("terrible", "great"), "pets": ("no", "yes")}
 Many = dict[str, list[SoftPrompt]]
@@ -405,12 +406,21 @@ def test_the_report_keeps_held_out_tasks_apart(
             prompt(initial_rows(backbone, 3, init="random", seed=draw).numpy(), row.task) for draw in (0, 1)
         ]
         assert row.random == pytest.approx(np.mean([score(backbone, p, tasks[row.task]) for p in drawn]))
+        nothing = prompt(np.zeros((0, 24)), row.task)
+        assert row.none == score(backbone, nothing, tasks[row.task])
+        assert row.projected_spread.values == row.values
+        low, high = row.projected_spread.low, row.projected_spread.high
+        assert low is not None
+        assert high is not None
+        assert low <= row.value <= high
+        assert row.random_spread.values == tuple(score(backbone, p, tasks[row.task]) for p in drawn)
         if row.task in own:
             its_own = np.mean([score(backbone, p, tasks[row.task]) for p in own[row.task]])
             assert row.own == pytest.approx(its_own)
             assert row.relative == pytest.approx(row.value / its_own)
     films, food, pets = report.tasks
     assert food.own is None
+    assert (food.own_spread.values, food.own_spread.low) == ((), None)
     assert food.relative is None
     assert report.trained is not None
     assert report.held_out is not None
@@ -443,6 +453,33 @@ def test_a_prompt_no_better_than_chance_is_named(
     report = evaluate_projection(backbone, projector, sources, {"films": one_class})
     assert report.tasks[0].majority == 1.0
     assert any("no better than a random prompt or the majority class: films" in n for n in report.notes)
+
+
+def test_what_was_measured_is_not_measured_again(
+    backbone: Backbone,
+    tasks: dict[str, Task],
+    sources: Many,
+    projector: Projector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Kept(dict[str, float]):
+        def add(self, key: str, value: float) -> None:
+            self[key] = value
+
+    kept, chosen = Kept(), {"films": tasks["films"], "pets": tasks["pets"]}
+    report = evaluate_projection(backbone, projector, sources, chosen, kept=kept)
+    assert len(kept) == 2 * (2 + 3 + 1)  # projected, random, none
+    calls: list[str] = []
+    score_of = ZeroShot.score
+
+    def counted(self: ZeroShot, one: SoftPrompt) -> Any:
+        calls.append(self.target.name)
+        return score_of(self, one)
+
+    monkeypatch.setattr(ZeroShot, "score", counted)
+    del kept[list(kept)[-1]]
+    assert evaluate_projection(backbone, projector, sources, chosen, kept=kept) == report
+    assert calls == ["pets"]
 
 
 def test_the_report_refuses_a_task_without_a_prompt(

@@ -129,18 +129,10 @@ def fit_task(
         raise PromptError(f"by token, {source.rows} rows stay {source.rows} rows, not {rows}: use flatten")
     target = Space(rows or source.rows, backbone.embedding_size)
     template = template or DEFAULTS[backbone.architecture.kind]
+    options: dict[str, Any] = {"template": template, "max_length": max_length, "token_budget": token_budget}
     tuning = TuningSettings(rows=target.rows, validation=settings.validation)
     setups = {
-        name: prepare(
-            backbone,
-            tasks[name],
-            tuning,
-            template=template,
-            max_length=max_length,
-            token_budget=token_budget,
-            seed=settings.seed,
-        )
-        for name in sorted(tasks)
+        name: prepare(backbone, tasks[name], tuning, seed=settings.seed, **options) for name in sorted(tasks)
     }
     given = np.stack([prompt.rows for name in sorted(prompts) for prompt in prompts[name]])
     statistics = _statistics("input", given, settings) | _of_embeddings(backbone, settings, target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ import torch
 
 from transferscope import attachment, pruning, pruning_speed, store
 from transferscope.encoding import encode
-from transferscope.errors import StudyError
+from transferscope.errors import InputError, StudyError
 from transferscope.evaluation import Prepared, evaluate, prepared
 from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone
@@ -55,7 +55,8 @@ class PruneSettings:
     ``keep``: the share of neurons that stays in each layer from ``from_layer`` on (numbered from 0);
     ``baseline``: where the others are held, at their mean over the "prompt-rows" or over "all-rows";
     ``retune``: tune the prompts again on the pruned model; ``random_draws``: how often as many random neurons
-    are kept instead, as a control; ``batches`` and ``rows``: at what sizes speed is measured.
+    are kept instead, as a control; ``batches`` and ``rows``: at what sizes speed is measured; ``shares``:
+    other shares kept, which the same prompts are scored at, for a curve.
     """
 
     keep: float = 0.02
@@ -66,6 +67,12 @@ class PruneSettings:
     batches: tuple[int, ...] = (1, 8, 32)
     rows: int = 128
     seed: int = 0
+    shares: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for share in (self.keep, *self.shares):
+            if not 0 < share <= 1:
+                raise InputError(f"a share of the neurons is above 0 and at most 1, found {share}")
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,23 @@ class PrunedScore:
 
 
 @dataclass(frozen=True)
+class PrunedShare:
+    """The study's own prompts with a share ``keep`` of the neurons left.
+
+    ``scores``: "after", and "random neurons" where any were drawn. ``pruned``: the share of the pruned
+    layers' neurons that is gone.
+    """
+
+    keep: float
+    pruned: float
+    scores: tuple[PrunedScore, ...]
+
+
+@dataclass(frozen=True)
 class PruningReport:
     """What pruning a model for a task gave.
 
+    ``curve`` has every share that was scored, the fewest neurons gone first: the model's own and the others.
     ``widths`` [L] are the neurons left of ``neurons`` in each layer; ``before`` and ``after`` the sizes;
     ``fold_error`` how far the pruned model's outputs are from those of the model whose other neurons are held
     fixed, as a share of the largest; ``majority`` the metric of always answering the most frequent class.
@@ -108,6 +129,7 @@ class PruningReport:
     device: str
     threads: int
     folder: str
+    curve: tuple[PrunedShare, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -135,6 +157,10 @@ def prune(
     scores = [scorer.score("before", before), scorer.score("after", after)]
     if settings.random_draws:
         scores.append(scorer.control(kept, held, settings))
+    curve = [
+        PrunedShare(settings.keep, _gone(kept), tuple(scores[1:])),
+        *scorer.shares(held, settings, signature),
+    ]
     final = scorer.retuned(after, settings) if settings.retune else prompts
     if settings.retune:
         scores.append(scorer.score("re-tuned", after, final))
@@ -162,6 +188,7 @@ def prune(
         device=str(before.device),
         threads=torch.get_num_threads(),
         folder="" if folder is None else str(folder),
+        curve=tuple(sorted(curve, key=lambda one: -one.keep)),
     )
     report = replace(report, notes=_notes(report))
     if folder is not None:
@@ -209,6 +236,21 @@ class _Scorer:
             with pruning.clamped(backbone, pruning.random_choice(kept, settings.seed + draw), held):
                 draws.append([self._value(backbone, prompt) for prompt in self.prompts])
         return _score("random neurons", list(np.mean(draws, axis=0)))
+
+    def shares(
+        self, held: np.ndarray, settings: PruneSettings, signature: Signature
+    ) -> Iterator[PrunedShare]:
+        """The prompts with the settings' other shares left, the rest clamped, which is what folding gives."""
+        backbone, predictivity = self.pipeline.backbone, signature.subtask_predictivity
+        others = sorted(set(settings.shares) - {settings.keep}, reverse=True)
+        for done, share in enumerate(others):
+            kept = pruning.choose(backbone, predictivity, keep=share, from_layer=settings.from_layer)
+            with pruning.clamped(backbone, kept, held):
+                scores = [self.score("after", backbone)]
+            if settings.random_draws:
+                scores.append(self.control(kept, held, settings))
+            self.pipeline.progress("shares", done + 1, len(others), f"{share:g} kept")
+            yield PrunedShare(share, _gone(kept), tuple(scores))
 
     def retuned(self, backbone: Backbone, settings: PruneSettings) -> tuple[SoftPrompt, ...]:
         """The prompts tuned on, on the pruned model, each from itself; finished ones are read."""
@@ -266,6 +308,12 @@ class _Scorer:
             budget = study.token_budget
             self._prepared[rows] = prepared(backbone, data, prompt_rows=rows, token_budget=budget)
         return self._prepared[rows]
+
+
+def _gone(kept: np.ndarray) -> float:
+    """The share of neurons that is gone, of the layers [L, N] where any is."""
+    pruned = kept[~kept.all(axis=1)]
+    return 1.0 - float(pruned.mean()) if pruned.size else 0.0
 
 
 def _score(what: str, values: Sequence[float]) -> PrunedScore:

@@ -14,7 +14,8 @@ WHAT = {
 
 
 def _tables(report: PruningReport) -> list[Table]:
-    return [_scores(report), _sizes(report), _speeds(report)]
+    curve = [_curve(report)] if len(report.curve) > 1 else []
+    return [_scores(report), *curve, _sizes(report), _speeds(report)]
 
 
 def _scores(report: PruningReport) -> Table:
@@ -31,6 +32,17 @@ def _scores(report: PruningReport) -> Table:
     return Table(
         ("model and prompts", "mean", "low", "high", "seeds"), tuple(rows), title, (how, *report.notes)
     )
+
+
+def _curve(report: PruningReport) -> Table:
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (one.keep, one.pruned, WHAT[score.what], score.value, score.low, score.high)
+        for one in report.curve
+        for score in one.scores
+    )
+    columns = ("kept", "pruned", "model and prompts", "mean", "low", "high")
+    note = "pruned: the share of the pruned layers' neurons that is gone; prompts not tuned again"
+    return Table(columns, rows, "By the share of neurons", (note,))
 
 
 def _sizes(report: PruningReport) -> Table:
@@ -65,7 +77,7 @@ def _speeds(report: PruningReport) -> Table:
 
 
 def _long(report: PruningReport) -> Table:
-    """One row a number: task,quantity,at,before,after,value,low,high."""
+    """One row a number: task,keep,from_layer,baseline,quantity,at,value,low,high."""
     settings = report.settings
     key = (report.task, settings.keep, settings.from_layer, settings.baseline)
     columns = ("task", "keep", "from_layer", "baseline", "quantity", "at", "value", "low", "high")
@@ -73,16 +85,20 @@ def _long(report: PruningReport) -> Table:
         (*key, report.metric, score.what, score.value, score.low, score.high) for score in report.scores
     ]
     rows.append((*key, report.metric, "majority", report.majority, None, None))
+    for one in report.curve:
+        if one.keep != settings.keep:
+            at = (report.task, one.keep, *key[2:], report.metric)
+            rows += [(*at, score.what, score.value, score.low, score.high) for score in one.scores]
     for what, size in (("before", report.before), ("after", report.after)):
         rows += [
             (*key, "parameters", what, size.parameters, None, None),
             (*key, "ffn_parameters", what, size.ffn_parameters, None, None),
             (*key, "bytes", what, size.bytes, None, None),
         ]
-    for one in report.speeds:
-        at = f"batch {one.batch}"
-        rows.append((*key, "speedup", at, one.speedup, one.low, one.high))
-        rows.append((*key, "flop_limit", at, one.limit, None, None))
+    for speed in report.speeds:
+        where = f"batch {speed.batch}"
+        rows.append((*key, "speedup", where, speed.speedup, speed.low, speed.high))
+        rows.append((*key, "flop_limit", where, speed.limit, None, None))
     return Table(columns, tuple(rows))
 
 

@@ -48,6 +48,10 @@ def test_all_formats_of_one_study(study: Path, tmp_path: Path) -> None:
     assert {row["subject"] for row in rows} == {"prompt", "lora", "prompt, random-initialised model"}
     first = document["effects"][0]["seeds"][0]
     assert float(rows[0]["drop"]) == pytest.approx(first["drop"])
+    for kind in ("effects", "overlap"):
+        drawn = call(*options, "--plot", tmp_path / f"{kind}.svg", "--plot-kind", kind)
+        assert drawn.exit_code == 0, drawn.output
+        assert (tmp_path / f"{kind}.svg").read_bytes().startswith(b"<?xml")
 
 
 def test_without_controls_the_tables_are_two(study: Path) -> None:

@@ -15,7 +15,10 @@ from transferscope.cli import main
 from transferscope.cli.options import emit, output_options, plot_option
 from transferscope.exporters import Table
 
-WITH_PLOTS = ("choose", "compare", "correlate", "graph", "measure", "neurons", "perturb", "rank")
+WITH_PLOTS = (
+    "choose", "compare", "correlate", "graph", "measure", "neurons", "origin", "perturb", "project", "prune",
+    "rank",
+)  # fmt: skip
 
 FILES = ("--indicators", "{indicators}", "--transfer", "{transfer}")
 ONE = ("--metric", "spearman", "--aggregate", "per-target")

@@ -69,7 +69,7 @@ def test_prompts_are_projected_measured_and_written(studies: tuple[Path, Path]) 
             assert written.rows.tobytes() == expected.rows.tobytes()
             assert written.rows.shape == (2, 24)
             assert written.provenance["held_out"] is (name not in report["trained_on"])
-    assert {path.name for path in folder.iterdir()} == {"projector.safetensors", "prompts"}
+    assert {path.name for path in folder.iterdir()} == {"projector.safetensors", "prompts", "measured.json"}
 
 
 def test_a_current_projector_is_not_fitted_again(
@@ -92,8 +92,11 @@ def test_a_current_projector_is_not_fitted_again(
 
     with monkeypatch.context() as patch:
         patch.setattr("transferscope.projection.fit_distance", fit)
-        again = project(a, b, "--train-on", "films", "--out", out, "--format", "csv")
+        patch.setattr("transferscope.zero_shot.ZeroShot.score", fit)
+        words = ("--format", "csv", "--plot", tmp_path / "projected.svg")
+        again = project(a, b, "--train-on", "films", "--out", out, *words)
     assert again.stdout == first.stdout
+    assert (tmp_path / "projected.svg").read_bytes().startswith(b"<?xml")
     other = project(a, b, "--train-on", "food", "--out", out, "--format", "csv")
     assert "fitting the projector again" in other.stderr
     assert "food,trained on" in other.stdout

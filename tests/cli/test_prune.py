@@ -26,7 +26,7 @@ from transferscope.pruning_study import PruneSettings
 
 KEYS = {
     "task", "model", "metric", "settings", "seeds", "neurons", "widths", "before", "after", "fold_error",
-    "scores", "majority", "speeds", "device", "threads", "folder", "notes",
+    "scores", "majority", "speeds", "device", "threads", "folder", "curve", "notes",
 }  # fmt: skip
 QUICK = ("--batch", "1", "--rows", "16", "--from-layer", "1", "--keep", "0.25")
 
@@ -136,6 +136,28 @@ def test_scores_after_are_those_of_the_clamped_model(
     with pruning.clamped(pipeline.backbone, kept, held):
         found = scorer.score("after", pipeline.backbone)
     assert list(found.by_seed) == by_what(report)["after"]["by_seed"]
+
+
+def test_other_shares_are_scored_and_drawn_but_not_written(study: Path, tmp_path: Path) -> None:
+    options = ("films", "--study", study, *QUICK, "--no-retune", "--format", "json")
+    result = call(
+        *options, "--out", tmp_path / "a", "--shares", "0.75,0.25,0.5", "--plot", tmp_path / "a.svg"
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    curve = [(one["keep"], one["pruned"]) for one in report["curve"]]
+    assert curve == [(0.75, 0.25), (0.5, 0.5), (0.25, 0.75)]
+    assert report["curve"][2]["scores"] == report["scores"][1:]
+    assert (tmp_path / "a.svg").read_bytes().startswith(b"<?xml")
+    half = call(*options[:-2], "--format", "csv", "--out", tmp_path / "b", "--keep", 0.5, "--shares", "0.25")
+    rows = [row for row in csv.DictReader(io.StringIO(half.stdout)) if row["quantity"] == "accuracy"]
+    own = {row["at"]: float(row["value"]) for row in rows if row["keep"] == "0.5"}
+    folded = {one["what"]: one["value"] for one in report["curve"][1]["scores"]}
+    assert {name: own[name] for name in folded} == pytest.approx(folded)  # clamped is what folding gives
+    assert [row["at"] for row in rows if row["keep"] == "0.25"] == ["after", "random neurons"]
+    wrong = call(*options, "--out", tmp_path / "c", "--shares", "0.5,2")
+    assert wrong.exit_code == 2
+    assert "above 0 and at most 1, found 2" in wrong.stderr
 
 
 def test_without_retuning_the_source_s_prompts_are_saved(study: Path, tmp_path: Path) -> None:

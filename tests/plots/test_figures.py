@@ -41,6 +41,10 @@ CASES: dict[str, tuple[Callable[[int], Any], str | None, bool]] = {
     "whole graph": (made.task_graph, None, True),
     "value": (made.choice, "value", False),
     "serves": (made.choice, "serves", True),
+    "pruned": (made.pruning, None, False),
+    "effects": (lambda n: made.origin(min(n, 12)), None, False),
+    "overlap": (made.origin, "overlap", False),
+    "projected": (made.projection, None, True),
 }
 PARAMETERS = [(case, n) for case in CASES for n in (5, 60)]
 

@@ -194,6 +194,79 @@ def test_perturbation_curves_are_those_of_the_report() -> None:
         plots.plot(replace(record, across=None), "across")
 
 
+def test_a_pruned_curve_goes_from_the_whole_model_to_each_share() -> None:
+    record = made.pruning(4)
+    figure = plots.plot(record)
+    (axes,) = figure.axes
+    assert float(axes.lines[0].get_ydata()[0]) == 0.9
+    for i in (0, 1):  # skill, random
+        expected = [(0.0, 0.9), *((one.pruned, one.scores[i].value) for one in record.curve)]
+        np.testing.assert_allclose(curve(figure, 0, 1 + i), expected)
+    assert band(figure, 0) == pytest.approx((0.9 - 0.2 * 0.8 - 0.04, 0.93))
+    np.testing.assert_allclose(curve(figure, 0, 3), [(record.curve[1].pruned, 0.88)])
+    assert len(axes.lines) == 5
+    alone = replace(record.scores[0], low=None, high=None)
+    bare = replace(record, seeds=(0,), scores=(alone,), curve=())
+    drawn = plots.plot(bare)
+    assert len(drawn.axes[0].lines) == 2
+    assert any("no intervals" in text.get_text() for text in drawn.texts)
+
+
+def test_effects_are_differences_by_way_of_tuning() -> None:
+    record = made.origin(3)
+    figure = plots.plot(record)
+    assert len(figure.axes) == 3
+    for panel, subject in enumerate(made.names(3)):
+        expected = [
+            (one.rate, one.difference.mean)
+            for one in record.effects
+            if one.subject == subject and one.neurons == "skill"
+        ]
+        np.testing.assert_allclose(curve(figure, panel, 1), expected)
+    assert band(figure, 0) == pytest.approx((0.05 - 0.02, 0.2 + 0.03))
+    legend = figure.axes[1].get_legend()
+    assert legend is not None
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said == ["skill", "word-selective", "as random ones"]
+    with pytest.raises(InputError, match="no effects"):
+        plots.plot(replace(record, effects=()))
+
+
+def test_overlaps_stand_beside_chance_and_by_layer() -> None:
+    record = made.origin(3)
+    figure = plots.plot(record, "overlap")
+    rates = (0.05, 0.1, 0.2)
+    np.testing.assert_allclose(curve(figure, 0, 0), [(rate, round(100 * rate) / 100) for rate in rates])
+    np.testing.assert_allclose(curve(figure, 0, 1), [(rate, rate) for rate in rates])
+    np.testing.assert_allclose(curve(figure, 1, 0), [(0, 0.4), (1, np.nan), (2, 0.2)])
+    with pytest.raises(InputError, match="origin --controls"):
+        plots.plot(replace(record, overlaps=()), "overlap")
+
+
+def test_projected_prompts_stand_beside_their_baselines_held_out_ones_on_top() -> None:
+    record = made.projection(5)
+    figure = plots.plot(record)
+    assert row_names(figure) == [made.names(5)[i] for i in (0, 3, 1, 2, 4)]
+    tasks = {one.task: one for one in record.tasks}
+    found = {(x, round(y, 9)) for x, y in points(figure)}
+    for i, name in enumerate(row_names(figure)):
+        one = tasks[name]
+        expected = {(one.value, i - 0.3), (one.random, i + 0.1), (one.none, i + 0.3), (one.majority, i + 0.3)}
+        assert {(round(x, 9), round(y, 9)) for x, y in expected} <= found
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()][:2] == [
+        "projected, held-out task", "projected, task trained on",
+    ]  # fmt: skip
+    known = [c.get_segments() for c in figure.axes[0].collections if hasattr(c, "get_segments")]
+    bars = np.concatenate([segments for segments in known if len(segments)])
+    ends = {(round(float(bar[0, 0]), 9), round(float(bar[1, 0]), 9)) for bar in bars}
+    spreads = [s for t in record.tasks for s in (t.projected_spread, t.own_spread, t.random_spread)]
+    assert ends == {(round(s.low, 9), round(s.high or 0, 9)) for s in spreads if s.low is not None}
+    with pytest.raises(InputError, match="nothing to draw"):
+        plots.plot(replace(record, tasks=()))
+
+
 def test_layers_are_shares_of_each_tasks_skill_neurons() -> None:
     record = made.specificity(6)
     figure = plots.plot(record)

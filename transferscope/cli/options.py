@@ -106,6 +106,16 @@ def _keep_kind(context: click.Context, parameter: click.Parameter, value: str | 
         context.meta[PLOT_KIND] = value
 
 
+def shares(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
+    """The callback of an option: comma-separated shares; () for an empty text."""
+    try:
+        return tuple(float(part) for part in value.split(",") if value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is no list of shares such as 0.05,0.1,0.2", context, parameter
+        ) from None
+
+
 def executor_options(function: F) -> F:
     """--executor, --workers and --address: for each command with much to do; `open_study` reads them."""
 

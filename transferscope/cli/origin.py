@@ -7,17 +7,7 @@ from typing import Any
 
 import click
 
-from transferscope.cli.options import emit, open_study, output_options, study_option
-
-
-def _rates(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
-    """Comma-separated shares."""
-    try:
-        return tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is no list of shares such as 0.05,0.1,0.2", context, parameter
-        ) from None
+from transferscope.cli.options import emit, open_study, output_options, plot_option, shares, study_option
 
 
 @click.command("origin")
@@ -29,7 +19,7 @@ def _rates(context: click.Context, parameter: click.Parameter, value: str) -> tu
     "[default: bitfit, adapter and lora, as far as the model can have them]",
 )  # fmt: skip
 @click.option(
-    "--rates", default="0.05,0.1,0.2", show_default=True, callback=_rates, help="Shares of each layer."
+    "--rates", default="0.05,0.1,0.2", show_default=True, callback=shares, help="Shares of each layer."
 )
 @click.option(
     "--draws", type=click.IntRange(1), default=5, show_default=True, help="Of noise and random neurons."
@@ -47,6 +37,7 @@ def _rates(context: click.Context, parameter: click.Parameter, value: str) -> tu
     help="Random-initialised model, neurons found with random prompts, word selectivity.",
 )  # fmt: skip
 @output_options
+@plot_option
 def command(
     task: str,
     study: Path,

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from transferscope.cli.messages import channels
-from transferscope.cli.options import PlaceType, emit, output_options
+from transferscope.cli.options import PlaceType, emit, output_options, plot_option
 
 STUDY = PlaceType()
-FILE = "projector.safetensors"
+FILE, VALUES = "projector.safetensors", "measured.json"
 
 
 @click.command("project")
@@ -48,6 +48,7 @@ FILE = "projector.safetensors"
     help="Folder for the projector and the projected prompts.  [default: STUDY_B/projected/NAME_OF_A]",
 )
 @output_options
+@plot_option
 def command(
     study_a: Path,
     study_b: Path,
@@ -90,7 +91,7 @@ def command(
     _write(projector, sources, b, folder)
     report(f"wrote {FILE} and the projected prompts of {len(sources)} tasks to {folder}")
     _register()
-    emit(_measured(b, projector, sources, targets), format_, output)
+    emit(_measured(b, projector, sources, targets, folder), format_, output)
 
 
 def _tasks(
@@ -134,7 +135,7 @@ def _projector(
 
     The state of a training that was killed lies beside it, until the projector is written.
     """
-    from transferscope import projection, store
+    from transferscope import store
     from transferscope.descent_state import STATE
     from transferscope.projector import load_projector, save_projector
 
@@ -155,34 +156,42 @@ def _projector(
         if not changed:
             return known
         b.report(f"fitting the projector again: {'; '.join(changed)}")
-    fitted_on = {name: sources[name] for name in trained}
-    if objective == "distance":
-        fitted = projection.fit_distance(
+    fitted = _fitted(b, sources, targets, trained, tasks, settings, file.parent)
+    fitted = replace(fitted, provenance={**fitted.provenance, "inputs": store.json_ready(inputs)})
+    save_projector(fitted, file)
+    (file.parent / STATE).unlink(missing_ok=True)
+    return fitted
+
+
+def _fitted(
+    b: Any, sources: Any, targets: Any, trained: list[str], tasks: Any, settings: Any, folder: Any
+) -> Any:
+    """A new projector: by the loss of `tasks`, or by distance where there are none."""
+    from transferscope import projection
+
+    fitted_on, progress = {name: sources[name] for name in trained}, _stage(b, "project")
+    if not tasks:
+        return projection.fit_distance(
             fitted_on,
             {name: targets[name] for name in trained},
             settings,
             template=b.settings.template,
             device=b.backbone.device,
-            folder=file.parent,
-            progress=_stage(b, "project"),
+            folder=folder,
+            progress=progress,
         )
-    else:
-        fitted = projection.fit_task(
-            b.backbone,
-            fitted_on,
-            tasks,
-            settings,
-            template=b.settings.template,
-            rows=b.settings.tuning.rows if settings.flatten else None,
-            max_length=b.settings.max_length,
-            token_budget=b.settings.token_budget,
-            folder=file.parent,
-            progress=_stage(b, "project"),
-        )
-    fitted = replace(fitted, provenance={**fitted.provenance, "inputs": store.json_ready(inputs)})
-    save_projector(fitted, file)
-    (file.parent / STATE).unlink(missing_ok=True)
-    return fitted
+    return projection.fit_task(
+        b.backbone,
+        fitted_on,
+        tasks,
+        settings,
+        template=b.settings.template,
+        rows=b.settings.tuning.rows if settings.flatten else None,
+        max_length=b.settings.max_length,
+        token_budget=b.settings.token_budget,
+        folder=folder,
+        progress=progress,
+    )
 
 
 def _write(projector: Any, sources: Any, b: Any, folder: Path) -> None:
@@ -197,10 +206,16 @@ def _write(projector: Any, sources: Any, b: Any, folder: Path) -> None:
             save_prompt(projector.project(prompt), there, model=b.settings.model.name, kind=kind)
 
 
-def _measured(b: Any, projector: Any, sources: Any, targets: Any) -> Any:
-    """The report on the tasks of both studies that have data in B."""
+def _measured(b: Any, projector: Any, sources: Any, targets: Any, folder: Path) -> Any:
+    """The report on the tasks of both studies that have data in B; values that are there are read."""
+    from transferscope import store
+    from transferscope.origin_perturbation import Values
     from transferscope.projection_report import evaluate_projection
 
+    inputs = {"model": b.model_fingerprint, "max_length": b.settings.max_length}
+    values = Values(store.Study(folder).path(VALUES), inputs)
+    if values.changed:
+        b.report(f"measuring projected prompts again: {'; '.join(values.changed)}")
     measurable = [name for name in targets if b.settings.tasks[name].has_data]
     found = evaluate_projection(
         b.backbone,
@@ -210,6 +225,7 @@ def _measured(b: Any, projector: Any, sources: Any, targets: Any) -> Any:
         own=targets,
         max_length=b.settings.max_length,
         token_budget=b.settings.token_budget,
+        kept=values,
         progress=_stage(b, "measure"),
     )
     if left := [name for name in targets if name not in measurable]:
@@ -234,7 +250,7 @@ def tables(report: Any) -> list[Any]:
     """A `ProjectionReport` as two tables: one row a task, and the means of each group."""
     from transferscope.exporters import Table
 
-    shares = ("projected", "own prompt", "relative", "random prompt", "majority class")
+    others = ("own prompt", "relative", "random prompt", "no prompt", "majority class")
     rows = tuple(
         (
             row.task,
@@ -242,26 +258,34 @@ def tables(report: Any) -> list[Any]:
             row.metric,
             len(row.seeds),
             row.value,
+            row.projected_spread.low,
+            row.projected_spread.high,
             row.own,
             row.relative,
             row.random,
+            row.none,
             row.majority,
         )
         for row in report.tasks
     )
     means = tuple(
-        (_group(held), group.tasks, group.value, group.own, group.relative, group.random, group.majority)
+        (
+            _group(held), group.tasks, group.value, group.own, group.relative, group.random, group.none,
+            group.majority,
+        )
         for held, group in ((False, report.trained), (True, report.held_out))
         if group is not None
-    )
+    )  # fmt: skip
     how = "whole prompts" if report.flatten else "by token"
-    about = f"{report.kind} projector, {how}, objective {report.objective}; scores on dev"
+    about = (
+        f"{report.kind} projector, {how}, objective {report.objective}; scores on dev, low and high: 95 % "
+        "bootstrap over the source's prompts, widened for few"
+    )
     models = f"from {report.source_model} to {report.target_model}"
+    columns = ("task", "group", "metric", "prompts", "projected", "low", "high", *others)
     return [
-        Table(
-            ("task", "group", "metric", "prompts", *shares), rows, f"Projected prompts, {models}", (about,)
-        ),
-        Table(("group", "tasks", *shares), means, "Means of each group", report.notes),
+        Table(columns, rows, f"Projected prompts, {models}", (about,)),
+        Table(("group", "tasks", "projected", *others), means, "Means of each group", report.notes),
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from transferscope.cli.options import emit, open_study, output_options, study_option
+from transferscope.cli.options import emit, open_study, output_options, plot_option, shares, study_option
 
 
 @click.command("prune")
@@ -38,7 +38,12 @@ from transferscope.cli.options import emit, open_study, output_options, study_op
     help="Of as many random neurons, as a control.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of these draws.")
+@click.option(
+    "--shares", default="", callback=shares,
+    help="Other shares to keep, such as 0.5,0.2,0.1: scored beside, not written.",
+)  # fmt: skip
 @output_options
+@plot_option
 def command(
     task: str,
     study: Path,
@@ -51,6 +56,7 @@ def command(
     rows: int,
     random_draws: int,
     seed: int,
+    shares: tuple[float, ...],
     format_: str,
     output: Path | None,
 ) -> None:
@@ -63,6 +69,7 @@ def command(
     \b
     transferscope prune sst2 --study my-study --out pruned-sst2
     transferscope prune sst2 --study my-study --keep 0.1 --from-layer 6 --no-retune --out pruned-sst2
+    transferscope prune sst2 --study my-study --shares 0.5,0.2,0.1,0.05 --out pruned-sst2 --plot pruned.png
     """
     from transferscope import pruning_study, pruning_tables  # noqa: F401 (the second one registers the tables)
 
@@ -75,5 +82,6 @@ def command(
         batches=batches,
         rows=rows,
         seed=seed,
+        shares=shares,
     )
     emit(pruning_study.prune(open_study(study), task, settings, out), format_, output)

@@ -40,10 +40,19 @@ class Panel:
 
 
 def forest(
-    sheet: Sheet, names: Sequence[str], panels: Sequence[Panel], *, width: float = 2.3, left: float = 0.0
+    sheet: Sheet,
+    names: Sequence[str],
+    panels: Sequence[Panel],
+    *,
+    width: float = 2.3,
+    left: float = 0.0,
+    high: float = _HIGH,
 ) -> tuple[list[Axes], dict[str, Any]]:
-    """Panels side by side over the same rows; returns them, and a handle for each group's name."""
-    high = max(len(names), 2) * row_height() * _HIGH
+    """Panels side by side over the same rows; returns them, and a handle for each group's name.
+
+    Rows are `high` lines of text high.
+    """
+    high = max(len(names), 2) * row_height() * high
     made: list[Axes] = []
     handles: dict[str, Any] = {}
     for i, panel in enumerate(panels):
