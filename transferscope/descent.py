@@ -60,8 +60,8 @@ class Descent:
 
         Returns the layers (float32) and how it went: steps, best_step, value, loss and ``history``, a list of
         [step, value, loss] from before the first step on. With a ``state`` it goes on where that was left,
-        and ends with the same bytes; ``loss`` must be a function of its step. Raises InputError where no loss
-        was finite.
+        and ends with the same bytes; ``descend`` must be a function of its step. Raises InputError where no
+        loss was finite.
         """
         settings = self.settings
         at = Standing() if state is None else state.load(self.layers, self.optimizer)

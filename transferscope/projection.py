@@ -250,7 +250,10 @@ def _by_distance(
             found = float(distance(choose))
         return -found, found
 
-    layers, training = run.run(lambda step: distance(fit[batches.at(step)]).backward(), score, progress, state)
+    def descend(step: int) -> None:
+        distance(fit[batches.at(step)]).backward()
+
+    layers, training = run.run(descend, score, progress, state)
     return layers, training | {"held_out_tasks": len(drawn)}
 
 
