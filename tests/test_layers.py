@@ -34,6 +34,7 @@ LEVELS: dict[str, float] = {
     "addresses": 0.2,
     "file_cache": 0.3,
     "files": 0.5,
+    "staleness": 0.5,
     "store": 1,
     "architectures": 1,
     "executors": 1,

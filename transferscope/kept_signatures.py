@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from transferscope import store
 from transferscope.files import Place
 from transferscope.models import Backbone
 from transferscope.prompts import SoftPrompt
 from transferscope.settings import StudySettings
 from transferscope.signatures import Signature, extract, load_signature, save_signature, subtask_rows
+from transferscope.staleness import is_current
 from transferscope.store import Study
 from transferscope.tasks import Task
 
@@ -57,10 +57,8 @@ def kept(
     }
     if file.is_file():
         known = load_signature(file)
-        changed = store.stale_reason(known.provenance.get("inputs") or {}, inputs)
-        if not changed:
+        if is_current(known.provenance, inputs, workspace.report, f"extracting {what}"):
             return known
-        workspace.report(f"extracting {what} again: {'; '.join(changed)}")
     found = extract(
         backbone(),
         task,

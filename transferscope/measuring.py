@@ -12,6 +12,7 @@ from transferscope.errors import InputError, suggest
 from transferscope.initialisation import InitComparison, InitRun
 from transferscope.prompts import SoftPrompt
 from transferscope.settings import TuningSettings
+from transferscope.staleness import say_again
 from transferscope.transfer import Cell, TransferMatrix
 from transferscope.workspace import Workspace
 
@@ -92,8 +93,7 @@ def measure_column(
     if len(there) == len(keys):
         _settle(stored, there, keys, block)
         return there
-    if stored.changed:
-        workspace.report(f"measuring {protocol} on {target} again: {'; '.join(stored.changed)}")
+    say_again(workspace.report, f"measuring {protocol} on {target}", stored.changed)
     every: dict[str, Sequence[SoftPrompt]] = dict(prompts)
     if beside:
         every |= transfer.controls(workspace.backbone, prompts, draws=settings.transfer.random_draws)

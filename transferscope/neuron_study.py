@@ -18,6 +18,7 @@ from transferscope.prompt_rows import (
 )
 from transferscope.skill_sets import RATE
 from transferscope.specificity import SpecificityReport, specificity
+from transferscope.staleness import is_current
 from transferscope.word_promotion import WORDS, Neuron
 
 
@@ -48,10 +49,8 @@ def stored_rows(pipeline: Pipeline, name: str) -> RowAccuracy:
     file = pipeline.study.path("rows", f"{store.checked_name(name)}.safetensors")
     if file.is_file():
         found = load_rows(file)
-        changed = store.stale_reason(found.provenance.get("inputs") or {}, inputs)
-        if not changed:
+        if is_current(found.provenance, inputs, pipeline.report, f"measuring the rows of {name}"):
             return found
-        pipeline.report(f"measuring the rows of {name} again: {'; '.join(changed)}")
     measured = measure_rows(
         pipeline.backbone,
         task,

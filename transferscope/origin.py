@@ -46,6 +46,7 @@ from transferscope.origin_report import (
 )
 from transferscope.prompts import SoftPrompt
 from transferscope.signatures import Signature
+from transferscope.staleness import say_again
 from transferscope.word_promotion import promoted_words
 from transferscope.workspace import Workspace
 
@@ -166,8 +167,7 @@ class _Study:
             "head": workspace.settings.head,
         }
         self.values = Values(self._path("values.json"), inputs)
-        if self.values.changed:
-            workspace.report(f"perturbing {task} again: {'; '.join(self.values.changed)}")
+        say_again(workspace.report, f"perturbing {task}", self.values.changed)
 
     def _path(self, file: str) -> store.Place:
         return self.workspace.study.path(FOLDER, store.checked_name(self.name), file)

@@ -32,6 +32,7 @@ from transferscope.models import Backbone, wrap
 from transferscope.prompts import RECORD as PROMPT_RECORD
 from transferscope.prompts import SoftPrompt, load_prompt, save_prompt
 from transferscope.signatures import Signature
+from transferscope.staleness import is_current
 from transferscope.tasks import Task
 from transferscope.transfer import random_prompts
 from transferscope.tuning import tune
@@ -70,10 +71,8 @@ def _tuned(
     inputs = {**tuning_inputs(workspace, task), "tuning": chosen.model_dump(), "sizes": asdict(sizes)}
     if (folder / RECORD).is_file():
         known = load_tuned(folder)
-        changed = store.stale_reason(known.provenance.get("inputs") or {}, inputs)
-        if not changed:
+        if is_current(known.provenance, inputs, workspace.report, f"tuning {name} by {method} seed {seed}"):
             return known
-        workspace.report(f"tuning {name} by {method} seed {seed} again: {'; '.join(changed)}")
     found = tune_method(
         workspace.backbone,
         task,
@@ -128,11 +127,10 @@ def random_init_prompts(
         folder = _path(workspace, name, "random-init", str(seed))
         if (folder / PROMPT_RECORD).is_file():
             prompt = load_prompt(folder)
-            changed = store.stale_reason(prompt.provenance.get("inputs") or {}, inputs)
-            if not changed:
+            doing = f"tuning {name} on the random-initialised model seed {seed}"
+            if is_current(prompt.provenance, inputs, workspace.report, doing):
                 found.append(prompt)
                 continue
-            workspace.report(f"tuning {name} on the random-initialised model again: {'; '.join(changed)}")
         prompt = tune(
             backbone(),
             task,
@@ -204,11 +202,9 @@ def words_of(workspace: Workspace, name: str) -> WordSelectivity:
     }
     if file.is_file():
         arrays, meta = store.load_arrays(file)
-        changed = store.stale_reason(meta.get("inputs") or {}, inputs)
-        if not changed:
+        if is_current(meta, inputs, workspace.report, f"measuring word selectivity on {name}"):
             counts = {int(token): int(count) for token, count in meta["counts"].items()}
             return WordSelectivity(arrays["scores"], arrays["words"], counts, int(meta["tokens"]))
-        workspace.report(f"measuring word selectivity on {name} again: {'; '.join(changed)}")
     data = encode(workspace.backbone, task.train, prompt_rows=0, max_length=study.max_length)
     found = word_selectivity(workspace.backbone, data, token_budget=study.token_budget)
     by_token = {str(token): count for token, count in found.counts.items()}

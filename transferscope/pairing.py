@@ -24,6 +24,7 @@ from transferscope.pair_comparison import Column
 from transferscope.pair_features import Extractor, PairFeatures, load_features, save_features, source_readout
 from transferscope.profiles import TaskProfile, load_profile, profile, save_profile
 from transferscope.prompts import SoftPrompt
+from transferscope.staleness import say_again
 from transferscope.transfer import TransferMatrix
 from transferscope.trials import score
 from transferscope.workspace import Workspace
@@ -117,7 +118,7 @@ class TargetFeatures:
             if not changed:
                 return found
             if not self._said:
-                self.workspace.report(f"extracting features of {self.target} again: {'; '.join(changed)}")
+                say_again(self.workspace.report, f"extracting features of {self.target}", changed)
                 self._said = True
         workspace = self.workspace
         task = workspace.task(source) if workspace.settings.tasks[source].has_data else None
@@ -254,8 +255,8 @@ def _profile(
     missing = [part for part in parts if changed[part] or part not in made]
     if not missing:
         return known
-    if again := [line for part in missing if part in made for line in changed[part]]:
-        workspace.report(f"profiling {name} again: {'; '.join(dict.fromkeys(again))}")
+    again = [line for part in missing if part in made for line in changed[part]]
+    say_again(workspace.report, f"profiling {name}", list(dict.fromkeys(again)))
     new = profile(
         workspace.backbone,
         workspace.task(name),

@@ -19,6 +19,7 @@ from transferscope.perturbation_curves import Measured, PerturbationReport, Task
 from transferscope.perturbation_plan import RANDOM, SKILL, PerturbationSettings, Ranking, Unit, plan
 from transferscope.prompts import SoftPrompt
 from transferscope.signatures import Signature
+from transferscope.staleness import say_again
 from transferscope.store import Study
 from transferscope.tasks import Task
 
@@ -241,8 +242,7 @@ class _Stage:
                 "token_budget": study.token_budget,  # noise is drawn batch by batch
             }
             self._files[name] = KeptUnits(self.pipeline.study, name, how, inputs)
-            if changed := self._files[name].changed:
-                self.pipeline.report(f"perturbing {name} again: {'; '.join(changed)}")
+            say_again(self.pipeline.report, f"perturbing {name}", self._files[name].changed)
         return self._files[name]
 
 

@@ -38,6 +38,7 @@ from transferscope.signatures import (
     save_signature,
     subtask_rows,
 )
+from transferscope.staleness import is_current
 from transferscope.summary import StudySummary, TaskSummary
 from transferscope.transfer import TransferMatrix
 from transferscope.transfer_tables import TransferReport
@@ -335,10 +336,8 @@ class Pipeline(Workspace):
         file, inputs = self.study.signature_file(name), self.signature_inputs(name, prompts)
         if file.is_file():
             signature = load_signature(file)
-            changed = store.stale_reason(self._inputs(signature), inputs)
-            if not changed:
+            if is_current(signature.provenance, inputs, self.report, f"extracting {name}"):
                 return signature
-            self.report(f"extracting {name} again: {'; '.join(changed)}")
         signature = (
             self._extracted_with_data(name, prompts)
             if self.settings.tasks[name].has_data

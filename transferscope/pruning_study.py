@@ -25,6 +25,7 @@ from transferscope.readouts import readout_for
 from transferscope.resampling import bootstrap_mean
 from transferscope.settings import StudySettings
 from transferscope.signatures import Signature
+from transferscope.staleness import is_current
 from transferscope.tasks import Task
 from transferscope.tuning import tune
 from transferscope.workspace import Progress, Report
@@ -273,7 +274,8 @@ class _Scorer:
         )
         if (place / RECORD).is_file():
             known = load_prompt(place)
-            if not store.stale_reason(known.provenance.get("inputs") or {}, inputs):
+            doing = f"re-tuning {self.task.name} seed {prompt.seed}"
+            if is_current(known.provenance, inputs, pipeline.report, doing):
                 return known
 
         def progress(done: int, total: int, text: str) -> None:

@@ -15,11 +15,11 @@ from transferscope.models import Backbone, load_backbone
 from transferscope.prompts import RECORD, SoftPrompt, find_prompts, load_prompt, save_prompt
 from transferscope.readouts import head_words
 from transferscope.settings import StudySettings, TuningSettings
+from transferscope.staleness import Report, is_current, say_again
 from transferscope.tasks import Task, load_task
 from transferscope.tuning import tune
 from transferscope.tuning_together import tune_together
 
-Report = Callable[[str], None]
 Progress = Callable[[str, int, int, str], None]
 
 
@@ -214,10 +214,9 @@ class Workspace:
         if (folder / RECORD).is_file():
             prompt = load_prompt(folder)
             stored = prompt.provenance.get("inputs") or {}
-            changed = store.stale_reason(stored, safe_precision.accepted(study.model, stored, inputs))
-            if not changed:
+            wanted = safe_precision.accepted(study.model, stored, inputs)
+            if is_current(prompt.provenance, wanted, self.report, f"tuning {task.name} seed {seed}"):
                 return prompt, False
-            self.report(f"tuning {task.name} seed {seed} again: {'; '.join(changed)}")
         backbone = self.scoring_backbone(task)
         prompt = tune(
             backbone,
@@ -280,8 +279,7 @@ class Workspace:
         if len(seeds) < 2 or (chosen == "auto" and self.backbone.device.type != "cuda"):
             return
         for seed in seeds:
-            if lines := changed[seed]:
-                self.report(f"tuning {name} seed {seed} again: {'; '.join(lines)}")
+            say_again(self.report, f"tuning {name} seed {seed}", changed[seed] or ())
         folders = {seed: self.study.prompt_folder(name, seed) for seed in seeds}
         backbone = self.scoring_backbone(task)
         made_from = inputs | safe_precision.made_in(backbone)

@@ -138,6 +138,7 @@ def _projector(
     from transferscope import store
     from transferscope.descent_state import STATE
     from transferscope.projector import load_projector, save_projector
+    from transferscope.staleness import is_current
 
     tasks = {name: b.task(name) for name in trained} if objective == "task" else {}
     inputs = {
@@ -152,10 +153,8 @@ def _projector(
     }
     if file.is_file():
         known = load_projector(file)
-        changed = store.stale_reason(known.provenance.get("inputs") or {}, inputs)
-        if not changed:
+        if is_current(known.provenance, inputs, b.report, "fitting the projector"):
             return known
-        b.report(f"fitting the projector again: {'; '.join(changed)}")
     fitted = _fitted(b, sources, targets, trained, tasks, settings, file.parent)
     fitted = replace(fitted, provenance={**fitted.provenance, "inputs": store.json_ready(inputs)})
     save_projector(fitted, file)
