@@ -86,9 +86,7 @@ def budget_curves(
         raise InputError(f"the largest budget is {largest}; at least one source is measured")
     known = Known(types, sizes, text_embedding, zero_shot)
     measured, orderings = gather(matrices, transfer, known, baselines)
-    values = measured.values[None]
-    if over_seeds and len(measured.per_seed) > 1:
-        values = np.concatenate([values, resampling.redrawn(measured.per_seed, seed)])
+    values = measured.versions(seed, redrawn=over_seeds and len(measured.per_seed) > 1)
     cells = measured.cells(own_prompt, scope, types)
     last = min(largest, int(cells.sum(axis=0).max()))
     budgets = range(1, last + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,19 +54,8 @@ def problem(
     not finite, sources that must be in and cost more than the budget, a target with no known value.
     """
     name, sources, targets, values = _parts(matrix, relative)
-    if others_only:
-        own = np.array([[source == target for target in targets] for source in sources])
-        values = np.where(own, np.nan, values)
-    values = np.where(np.isfinite(values), values, np.nan)
-    for names, known in (
-        (must, sources),
-        (without, sources),
-        (weights or {}, targets),
-        (costs or {}, sources),
-    ):
-        for one in names:
-            if one not in known:
-                raise InputError(f"{one!r} is not among them. {suggest(one, known)}")
+    values = _known(values, sources, targets, others_only)
+    _check_names((must, sources), (without, sources), (weights or {}, targets), (costs or {}, sources))
     if both := sorted(set(must) & set(without)):
         raise InputError(f"{both[0]!r} cannot both be in and not be in")
     weight = _numbers("weight", {t: (weights or {}).get(t, 1.0) for t in targets})
@@ -108,6 +97,22 @@ def _parts(
     if relative:
         return f"{matrix.protocol} relative", matrix.sources, matrix.targets, matrix.relative
     return matrix.protocol, matrix.sources, matrix.targets, np.asarray(matrix.values, np.float64)
+
+
+def _known(values: Floats, sources: Sequence[str], targets: Sequence[str], others_only: bool) -> Floats:
+    """The values [S, T] with NaN for what is not known, or is of a task's own prompt and does not count."""
+    if others_only:
+        own = np.array([[source == target for target in targets] for source in sources])
+        values = np.where(own, np.nan, values)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _check_names(*groups: tuple[Collection[str], Sequence[str]]) -> None:
+    """Raises InputError for the first name of a group that is not among those that it may have."""
+    for names, known in groups:
+        for one in names:
+            if one not in known:
+                raise InputError(f"{one!r} is not among them. {suggest(one, known)}")
 
 
 def _numbers(what: str, given: Mapping[str, float]) -> Floats:

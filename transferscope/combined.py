@@ -84,10 +84,7 @@ def combine(
     for more. Raises InputError: fewer than two backbones, a name twice, different protocols, no indicator in
     common, for a scope by type a task of two types, or as `correlate`.
     """
-    _check(several)
-    for scope in scopes:
-        if scope not in SCOPES:
-            raise InputError(f"scope is {scope!r}. {suggest(scope, SCOPES)}")
+    _check(several, scopes)
     shared, notes = _shared_indicators(several)
     several = [
         replace(one, matrices=[m for name in shared for m in one.matrices if m.indicator == name])
@@ -118,7 +115,7 @@ def combine(
     return CombinedReport(names, len(set(on.clusters or ())), combined, alone, (*notes, *lacking))
 
 
-def _check(several: Sequence[Evidence]) -> None:
+def _check(several: Sequence[Evidence], scopes: Sequence[Scope]) -> None:
     if len(several) < 2:
         raise InputError(f"{len(several)} backbone: at least two are combined")
     twice = [name for name, count in Counter(one.backbone for one in several).items() if count > 1]
@@ -128,6 +125,9 @@ def _check(several: Sequence[Evidence]) -> None:
     if len(set(protocols.values())) > 1:
         shown = ", ".join(f"{protocol} on {name}" for name, protocol in protocols.items())
         raise InputError(f"different protocols cannot be combined: {shown}")
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise InputError(f"scope is {scope!r}. {suggest(scope, SCOPES)}")
 
 
 def _shared_indicators(several: Sequence[Evidence]) -> tuple[list[str], list[str]]:
@@ -184,13 +184,11 @@ def _stacked(parts: Sequence[_One], rules: _Rules, scope: Scope) -> Bench:
     targets = [(part.backbone, target) for part in parts for target in part.measured.targets]
     cells = [part.measured.cells(rules.own_prompt, scope, part.known.types) for part in parts]
     seeds = rules.over_seeds and any(len(part.measured.per_seed) > 1 for part in parts)
-    versions = []
-    for number, part in enumerate(parts):
-        values = part.measured.values[None]
-        if seeds:
-            # Backbones were tuned apart: each draws its seeds by itself.
-            values = np.concatenate([values, resampling.redrawn(part.measured.per_seed, rules.seed + number)])
-        versions.append(_placed(values, part.measured.sources, sources))
+    versions = [
+        # Backbones were tuned apart: each draws its seeds by itself.
+        _placed(part.measured.versions(rules.seed + number, redrawn=seeds), part.measured.sources, sources)
+        for number, part in enumerate(parts)
+    ]
     stacked = np.concatenate(versions, axis=2)
     keep = [
         _placed(own.astype(np.float64)[None], part.measured.sources, sources)[0] == 1

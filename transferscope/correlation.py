@@ -132,31 +132,16 @@ def correlate(
 
     Raises InputError: nothing in common, an unknown name, or a baseline or scope without what it needs.
     """
-    for value, allowed in [
-        (own_prompt, ("excluded", "included")),
-        *((one, SCOPES) for one in scopes),
-        *((one, AGGREGATES) for one in aggregates),
-    ]:
-        _check(value, allowed)
+    _check("own_prompt", [own_prompt], ("excluded", "included"))
+    _check("scope", scopes, SCOPES)
+    _check("aggregate", aggregates, AGGREGATES)
     chosen = tuple(agreement.find(name).name for name in (metrics or agreement.METRICS))
     known = Known(types, sizes, text_embedding, zero_shot)
     measured, orderings = gather(matrices, transfer, known, baselines)
     seeds = over_seeds and len(measured.per_seed) > 1
-    values = measured.values[None]
-    if seeds:
-        values = np.concatenate([values, resampling.redrawn(measured.per_seed, seed)])
+    values = measured.versions(seed, redrawn=seeds)
     plan = _Plan(chosen, own_prompt, types, seed, permutations, expanded, values)
-    scores: list[Score] = []
-    differences: list[Difference] = []
-    for scope in scopes:
-        cells = measured.cells(own_prompt, scope, types)
-        if "per-target" in aggregates:
-            tables = agreement_tables.per_target(orderings, values, cells, chosen)
-            scores += _per_target(plan, measured, orderings, cells, scope, tables)
-            if against is not None and scope == scopes[0]:
-                differences = paired_differences(orderings, against, tables, seed=seed)
-        if "pooled" in aggregates:
-            scores += _pooled(plan, measured, orderings, cells, scope)
+    scores, differences = _judged(plan, measured, orderings, scopes, aggregates, against)
     resampled: Literal["targets", "targets and seeds"] = "targets and seeds" if seeds else "targets"
     return CorrelationReport(
         measured.protocol,
@@ -169,10 +154,10 @@ def correlate(
     )
 
 
-def _check(value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        what = "own_prompt" if "excluded" in allowed else "scope" if "all" in allowed else "aggregate"
-        raise InputError(f"{what} is {value!r}. {suggest(value, allowed)}")
+def _check(what: str, values: Sequence[str], allowed: Sequence[str]) -> None:
+    for value in values:
+        if value not in allowed:
+            raise InputError(f"{what} is {value!r}. {suggest(value, allowed)}")
 
 
 def spearman(x: Floats | None, y: Floats) -> float:
@@ -194,6 +179,29 @@ def _single(metric: str, x: Floats | None, y: Floats) -> float:
     if x is None:
         return float(agreement.chance(y[None], [metric])[metric][0])
     return float(agreement.evaluate(x[None], y[None], [metric])[metric][0, 0])
+
+
+def _judged(
+    plan: _Plan,
+    measured: Measured,
+    orderings: Sequence[Ordering],
+    scopes: Sequence[Scope],
+    aggregates: Sequence[Aggregate],
+    against: str | None,
+) -> tuple[list[Score], list[Difference]]:
+    """The scores of every scope and aggregate, and the differences from `against` in the first scope."""
+    scores: list[Score] = []
+    differences: list[Difference] = []
+    for scope in scopes:
+        cells = measured.cells(plan.own_prompt, scope, plan.types)
+        if "per-target" in aggregates:
+            tables = agreement_tables.per_target(orderings, plan.values, cells, plan.metrics)
+            scores += _per_target(plan, measured, orderings, cells, scope, tables)
+            if against is not None and scope == scopes[0]:
+                differences = paired_differences(orderings, against, tables, seed=plan.seed)
+        if "pooled" in aggregates:
+            scores += _pooled(plan, measured, orderings, cells, scope)
+    return scores, differences
 
 
 def _per_target(

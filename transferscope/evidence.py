@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from transferscope import resampling
 from transferscope.errors import InputError, suggest
 
 if TYPE_CHECKING:
@@ -66,6 +67,13 @@ class Measured:
     targets: tuple[str, ...]
     values: Floats
     per_seed: Floats
+
+    def versions(self, seed: int, *, redrawn: bool) -> Floats:
+        """The values as measured and, if wanted, with the tuning seeds drawn anew Q times: [1 + Q, S, T]."""
+        measured = self.values[None]
+        if not redrawn:
+            return measured
+        return np.concatenate([measured, resampling.redrawn(self.per_seed, seed)])
 
     def cells(self, own_prompt: OwnPrompt, scope: Scope, types: Mapping[str, str] | None) -> Booleans:
         """Which measured cells are judged, [S, T]. InputError: a scope by type where a type is not known."""

@@ -82,9 +82,7 @@ def bench(
 
     Raises InputError: a scope by type where a type is not known.
     """
-    values = measured.values[None]
-    if over_seeds and len(measured.per_seed) > 1:
-        values = np.concatenate([values, resampling.redrawn(measured.per_seed, seed)])
+    values = measured.versions(seed, redrawn=over_seeds and len(measured.per_seed) > 1)
     cells = measured.cells(own_prompt, scope, types)
     renamed = None
     if permutations:
