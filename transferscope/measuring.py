@@ -14,7 +14,7 @@ from transferscope.prompts import SoftPrompt
 from transferscope.settings import TuningSettings
 from transferscope.staleness import say_again
 from transferscope.transfer import Cell, TransferMatrix
-from transferscope.workspace import Workspace
+from transferscope.workspace import Workspace, piece
 
 Prompts = dict[str, tuple[SoftPrompt, ...]]
 
@@ -104,9 +104,6 @@ def measure_column(
     def keep(cell: Cell) -> None:
         stored.add(replace(cell, prompt=beside.get((cell.source, cell.seed)) or cell.prompt))
 
-    def progress(done: int, total: int, text: str) -> None:
-        workspace.progress("measure", before * total + done, columns * total, text)
-
     found = transfer.column(
         safe_precision.as_made_in(workspace.backbone, stored.inputs),
         {name: several for name, several in every.items() if block is None or name in block},
@@ -116,7 +113,7 @@ def measure_column(
         token_budget=workspace.token_budget,
         known=known,
         keep=keep,
-        progress=progress,
+        progress=piece(workspace.progress, "measure", before, columns),
         **_options(workspace, protocol),
     )
     _settle(stored, there, keys, block)
@@ -235,10 +232,6 @@ def compare_starts(
     grid = [(start, rate, seed) for start in starts for rate in dict.fromkeys(rates) for seed in chosen]
     runs = []
     for number, (start, rate, seed) in enumerate(grid):
-
-        def progress(done: int, total: int, text: str, before: int = number, name: str = start) -> None:
-            workspace.progress("init", before * total + done, len(grid) * total, f"{name} -> {text}")
-
         tuning = tuning_of(base, start, rate, shots)
         prompt, _ = workspace.tuned(
             task if shots is None else initialisation.few_shot(task, shots, seed),
@@ -246,7 +239,7 @@ def compare_starts(
             seed=seed,
             settings=tuning,
             init_from=_of_seed(starts[start], seed),
-            progress=progress,
+            progress=piece(workspace.progress, "init", number, len(grid), f"{start} -> "),
         )
         runs.append(InitRun.of(start, prompt))
     untouched = _untouched(workspace, target, sources) if sources else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -96,25 +96,39 @@ def tune_method(
         backbone.fingerprint, task.fingerprint, settings.model_dump(), asdict(sizes), seed, setup.template,
         head, max_length, method,
     )  # fmt: skip
-    state = None if folder is None else store.place(folder) / STATE
     with methods.opened(backbone, method, sizes=sizes, seed=seed) as tensors:
         attached = without_rows(backbone, setup.template)
         run = TuningRun(attached, setup, settings, seed, list(tensors.values()))
-        if state is not None:
-            run.load(state, inputs)
-        run.run(f"{task.name} {method}", state, inputs, progress)
-        arrays, provenance = run.finish(task)
+        return _trained(run, task, method, sizes, list(tensors), folder, inputs, progress)
+
+
+def _trained(
+    run: TuningRun,
+    task: Task,
+    method: str,
+    sizes: Sizes,
+    names: Sequence[str],
+    folder: store.Place | None,
+    inputs: str,
+    progress: Progress | None,
+) -> TunedMethod:
+    """Run to the end, from the state in a folder if there is one; the tensors by name, then a head's."""
+    state = None if folder is None else store.place(folder) / STATE
+    if state is not None:
+        run.load(state, inputs)
+    run.run(f"{task.name} {method}", state, inputs, progress)
+    arrays, provenance = run.finish(task)
     if state is not None:
         state.unlink(missing_ok=True)
     return TunedMethod(
         method=method,
         task=task.name,
-        seed=seed,
-        template=setup.template,
-        arrays=dict(zip(tensors, arrays, strict=False)),
+        seed=run.seed,
+        template=run.setup.template,
+        arrays=dict(zip(names, arrays, strict=False)),
         sizes=sizes,
-        head=Head(*arrays[len(tensors) :]) if setup.readout is None else None,
-        provenance=provenance | {"parameters": sum(array.size for array in arrays[: len(tensors)])},
+        head=Head(*arrays[len(names) :]) if run.setup.readout is None else None,
+        provenance=provenance | {"parameters": sum(array.size for array in arrays[: len(names)])},
     )
 
 

@@ -5,7 +5,7 @@ Source: Wang et al., EMNLP 2022: predictivity, the baseline as threshold, the be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from indicators.predictivity import skill_mask
 from transferscope import attachment
+from transferscope.attachment import Attached
 from transferscope.encoding import TOKEN_BUDGET, Prepared, encode, prepared
 from transferscope.errors import InputError, SignatureError
 from transferscope.models import Backbone
@@ -154,27 +155,15 @@ def view(
     trial = _trial(prompts, shown)
     attached = attachment.attach(backbone, prompts[trial])
     picked = Picked(attached, neurons)
-
-    def split(texts: Sequence[Example]) -> Prepared:
-        encoded = encode(backbone, texts, prompt_rows=attached.rows, max_length=max_length)
-        return prepared(backbone, encoded, prompt_rows=attached.rows, token_budget=token_budget)
-
-    dev = split(task.dev)
-    train = split(task.train) if task.subtasks else None
+    dev = _batches(attached, task.dev, max_length, token_budget)
+    train = _batches(attached, task.train, max_length, token_budget) if task.subtasks else None
     best = _best(picked, signature, trial, task, train, dev, balanced)
     values = at_rows(picked, dev, np.array([one["row"] for one in best]))
     promoted = promoted_words(backbone, neurons, words)
-    cards = tuple(
-        NeuronCard(
-            layer=neuron[0],
-            neuron=neuron[1],
-            **_predictivity(signature, neuron),
-            **best[place],
-            **_measured(task, values[:, place], examples, bins),
-            promotes=promoted[place],
-        )
-        for place, neuron in enumerate(neurons)
-    )
+    cards = [
+        _card(signature, neuron, best[i], _measured(task, values[:, i], examples, bins), promoted[i])
+        for i, neuron in enumerate(neurons)
+    ]
     return NeuronView(
         task.name,
         backbone.name,
@@ -183,7 +172,7 @@ def view(
         signature.seeds[trial],
         len(task.dev),
         task.majority,
-        cards,
+        tuple(cards),
         _notes(backbone, neurons, signature.seeds[trial], len(signature.seeds)),
     )
 
@@ -224,6 +213,15 @@ def _trial(prompts: Sequence[SoftPrompt], seed: int | None) -> int:
     return int(np.argmax(known))
 
 
+def _batches(
+    attached: Attached, texts: Sequence[Example], max_length: int | None, token_budget: int
+) -> Prepared:
+    """Texts in batches that have room for the prompt."""
+    backbone, rows = attached.backbone, attached.rows
+    encoded = encode(backbone, texts, prompt_rows=rows, max_length=max_length)
+    return prepared(backbone, encoded, prompt_rows=rows, token_budget=token_budget)
+
+
 def _best(
     picked: Picked,
     signature: Signature,
@@ -256,6 +254,18 @@ def _best(
             }
         )
     return found
+
+
+def _card(
+    signature: Signature,
+    neuron: Neuron,
+    best: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    promotes: tuple[Word, ...],
+) -> NeuronCard:
+    layer, place = neuron
+    predictivity = _predictivity(signature, neuron)
+    return NeuronCard(layer, place, **predictivity, **best, **measured, promotes=promotes)
 
 
 def _predictivity(signature: Signature, neuron: Neuron) -> dict[str, Any]:

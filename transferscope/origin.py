@@ -10,7 +10,7 @@ attention and prefix tuning beside them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache, partial
 
@@ -38,6 +38,7 @@ from transferscope.origin_report import (
     BY_WORDS,
     SKILL,
     OriginReport,
+    Overlap,
     Performance,
     WordNeuron,
     number,
@@ -48,6 +49,7 @@ from transferscope.prompts import SoftPrompt
 from transferscope.signatures import Signature
 from transferscope.staleness import say_again
 from transferscope.word_promotion import promoted_words
+from transferscope.word_selectivity import WordSelectivity
 from transferscope.workspace import Workspace
 
 DEFAULT_METHODS = ("bitfit", "adapter", "lora")
@@ -87,23 +89,8 @@ def origin(
     subjects = [study.of_prompts(), *(study.of_method(name, several) for name, several in tuned.items())]
     skill = study.chosen(SKILL, signature.subtask_predictivity)
     choices = {subject.name: [skill] for subject in subjects}
-    found: dict[str, Signature] = {}
-    words = None
-    if controls:
-        words = origin_material.words_of(workspace, task)
-        found[BY_RANDOM] = origin_material.random_prompt_signature(workspace, task, prompts[0])
-        choices[PROMPT] += [
-            study.chosen(BY_RANDOM, found[BY_RANDOM].subtask_predictivity),
-            study.chosen(BY_WORDS, words.scores),
-        ]
-        subject, found[FOUND_THERE] = study.of_random_init()
-        subjects.append(subject)
-        choices[subject.name] = [study.chosen(FOUND_THERE, found[FOUND_THERE].subtask_predictivity)]
+    words, found = study.add_controls(subjects, choices) if controls else (None, {})
     measured = study.measure(subjects, choices)
-    scores = {name: one.mean_predictivity for name, one in found.items() if name != FOUND_THERE}
-    if words is not None:
-        scores[BY_WORDS] = words.scores
-    masks = {choice.name: choice for choice in choices[PROMPT]}
     return OriginReport(
         task=task,
         model=workspace.settings.model.name,
@@ -115,11 +102,7 @@ def origin(
         predictivities=tuple(
             top_of(name, one, plan) for name, one in {"tuned prompts": signature, **_named(found)}.items()
         ),
-        overlaps=tuple(
-            overlap_of(name, rate, skill, masks[name], signature.mean_predictivity, values)
-            for name, values in scores.items()
-            for rate in plan.rates
-        ),
+        overlaps=tuple(study.overlaps(choices[PROMPT], found, words)),
         words=() if words is None else tuple(study.words(words.scores, words.words)),
         notes=tuple(notes),
     )
@@ -213,6 +196,35 @@ class _Study:
         )
         where = f"random initialisation {INIT_SEED}"
         return self._prompts(RANDOM_INIT, prompts, backbone, where), signature
+
+    def add_controls(
+        self, subjects: list[Subject], choices: dict[str, list[Chosen]]
+    ) -> tuple[WordSelectivity, dict[str, Signature]]:
+        """Put the controls among subjects and choices; returns the words, and the signatures by choice."""
+        words = origin_material.words_of(self.workspace, self.name)
+        by_random = origin_material.random_prompt_signature(self.workspace, self.name, self.prompts[0])
+        choices[PROMPT] += [
+            self.chosen(BY_RANDOM, by_random.subtask_predictivity),
+            self.chosen(BY_WORDS, words.scores),
+        ]
+        subject, there = self.of_random_init()
+        subjects.append(subject)
+        choices[subject.name] = [self.chosen(FOUND_THERE, there.subtask_predictivity)]
+        return words, {BY_RANDOM: by_random, FOUND_THERE: there}
+
+    def overlaps(
+        self, choices: Sequence[Chosen], found: Mapping[str, Signature], words: WordSelectivity | None
+    ) -> list[Overlap]:
+        """How far the skill neurons, the first of the choices, are those of the controls at each rate."""
+        scores = {name: one.mean_predictivity for name, one in found.items() if name != FOUND_THERE}
+        if words is not None:
+            scores[BY_WORDS] = words.scores
+        masks, own = {choice.name: choice for choice in choices}, self.signature.mean_predictivity
+        return [
+            overlap_of(name, rate, choices[0], masks[name], own, values)
+            for name, values in scores.items()
+            for rate in self.plan.rates
+        ]
 
     def measure(self, subjects: Sequence[Subject], choices: dict[str, list[Chosen]]) -> list[Effect]:
         """All effects; units that are there are read."""

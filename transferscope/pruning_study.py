@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ from transferscope.signatures import Signature
 from transferscope.staleness import is_current
 from transferscope.tasks import Task
 from transferscope.tuning import tune
-from transferscope.workspace import Progress, Report
+from transferscope.workspace import Progress, Report, piece
 
 REPORT = "report.json"
 PROMPTS = "prompt"
@@ -155,16 +156,9 @@ def prune(
     held = scorer.baseline(settings.baseline, signature)
     before, after = pipeline.backbone, pruning.fold(pipeline.backbone, kept, held)
     pipeline.report(f"pruned for {task}: {kept.sum()} of {kept.size} neurons left")
-    scores = [scorer.score("before", before), scorer.score("after", after)]
-    if settings.random_draws:
-        scores.append(scorer.control(kept, held, settings))
-    curve = [
-        PrunedShare(settings.keep, _gone(kept), tuple(scores[1:])),
-        *scorer.shares(held, settings, signature),
-    ]
-    final = scorer.retuned(after, settings) if settings.retune else prompts
-    if settings.retune:
-        scores.append(scorer.score("re-tuned", after, final))
+    scores, final = scorer.scores(after, kept, held, settings)
+    pruned = tuple(scores[1 : 3 if settings.random_draws else 2])  # not the re-tuned
+    curve = [PrunedShare(settings.keep, _gone(kept), pruned), *scorer.shares(held, settings, signature)]
     report = PruningReport(
         task=task,
         model=before.name,
@@ -178,14 +172,7 @@ def prune(
         fold_error=pruning.difference(before, after, kept, held),
         scores=tuple(scores),
         majority=scorer.majority,
-        speeds=pruning_speed.measure_speed(
-            before,
-            after,
-            batches=settings.batches,
-            rows=settings.rows,
-            seed=settings.seed,
-            progress=lambda done, total, text: pipeline.progress("speed", done, total, text),
-        ),
+        speeds=_speeds(pipeline, after, settings),
         device=str(before.device),
         threads=torch.get_num_threads(),
         folder="" if folder is None else str(folder),
@@ -196,6 +183,18 @@ def prune(
         _write(folder, after, final, report, {"model_fingerprint": before.fingerprint, "kept": _lists(kept)})
         pipeline.report(f"wrote the pruned model to {folder}")
     return report
+
+
+def _speeds(pipeline: Studied, after: Backbone, settings: PruneSettings) -> tuple[Speed, ...]:
+    """The pruned model's speed beside the unpruned one's, at the sizes that are asked for."""
+    return pruning_speed.measure_speed(
+        pipeline.backbone,
+        after,
+        batches=settings.batches,
+        rows=settings.rows,
+        seed=settings.seed,
+        progress=partial(pipeline.progress, "speed"),
+    )
 
 
 class _Scorer:
@@ -223,6 +222,18 @@ class _Scorer:
         )
         budget = self.settings.token_budget
         return pruning.baseline_of(kind, self.trials, train, signature.baseline, token_budget=budget)
+
+    def scores(
+        self, after: Backbone, kept: np.ndarray, held: np.ndarray, settings: PruneSettings
+    ) -> tuple[list[PrunedScore], tuple[SoftPrompt, ...]]:
+        """All scores, of controls and re-tuned prompts where they are asked for; and the final prompts."""
+        found = [self.score("before", self.pipeline.backbone), self.score("after", after)]
+        if settings.random_draws:
+            found.append(self.control(kept, held, settings))
+        if not settings.retune:
+            return found, tuple(self.prompts)
+        final = self.retuned(after, settings)
+        return [*found, self.score("re-tuned", after, final)], final
 
     def score(
         self, what: str, backbone: Backbone, prompts: Sequence[SoftPrompt] | None = None
@@ -277,10 +288,6 @@ class _Scorer:
             doing = f"re-tuning {self.task.name} seed {prompt.seed}"
             if is_current(known.provenance, inputs, pipeline.report, doing):
                 return known
-
-        def progress(done: int, total: int, text: str) -> None:
-            pipeline.progress("re-tune", number * total + done, len(self.prompts) * total, text)
-
         found = tune(
             backbone,
             self.task,
@@ -292,7 +299,7 @@ class _Scorer:
             max_length=study.max_length,
             token_budget=study.token_budget,
             folder=place,
-            progress=progress,
+            progress=piece(pipeline.progress, "re-tune", number, len(self.prompts)),
         )
         found.provenance["inputs"] = inputs  # type: ignore[index]
         save_prompt(found, place, model=backbone.name, kind=backbone.architecture.kind)

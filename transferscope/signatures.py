@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -105,13 +105,10 @@ def extract(
     rows = attachments[0].rows
     train = encode(backbone, task.train, prompt_rows=rows, max_length=max_length)
     dev = encode(backbone, task.dev, prompt_rows=rows, max_length=max_length)
-    found: list[NeuronMeasurement] = []
     how: dict[str, Any] = {"compat": compat, "balanced": balanced, "token_budget": token_budget}
     how["quantized"] = quantized
-    for one in measure_several(attachments, train, dev, subtasks=task.subtasks, **how):
-        found.append(one)
-        if progress is not None:
-            progress(len(found), len(attachments), f"{task.name} seed {prompts[len(found) - 1].seed}")
+    measured = measure_several(attachments, train, dev, subtasks=task.subtasks, **how)
+    found = list(_reported(measured, task, prompts, progress))
     return Signature(
         task=task.name,
         seeds=tuple(prompt.seed for prompt in prompts),
@@ -130,6 +127,16 @@ def extract(
             "precision": arithmetic(attachments[0], train, dev),
         },
     )
+
+
+def _reported(
+    measured: Iterable[NeuronMeasurement], task: Task, prompts: Sequence[SoftPrompt], progress: Any
+) -> Iterator[NeuronMeasurement]:
+    """The measurements of the prompts, each reported as it comes."""
+    for number, one in enumerate(measured):
+        if progress is not None:
+            progress(number + 1, len(prompts), f"{task.name} seed {prompts[number].seed}")
+        yield one
 
 
 def subtask_rows(task: Task) -> list[dict[str, Any]]:

@@ -23,6 +23,13 @@ from transferscope.tuning_together import tune_together
 Progress = Callable[[str, int, int, str], None]
 
 
+def piece(
+    progress: Progress, stage: str, number: int, count: int, lead: str = ""
+) -> Callable[[int, int, str], None]:
+    """The progress of a stage as its piece ``number`` (from 0) of ``count`` goes; texts begin by ``lead``."""
+    return lambda done, total, text: progress(stage, number * total + done, count * total, lead + text)
+
+
 class Workspace:
     """What the stages of one study share; prompts are tuned, or read, when a stage asks for them.
 
