@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from inspect import cleandoc
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Required, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Indicator:
     family: str
     symmetric: bool
     bounds: tuple[float, float]
-    higher_is_closer: bool
+    higher_is_closer: bool = True
     chance: str
     self_value: float | None
     zero_value: float
@@ -91,28 +91,30 @@ _RECORDS: dict[str, Indicator] = {}
 _TEMPLATES: dict[str, Indicator] = {}
 
 
+class Facts(TypedDict, total=False):
+    """What is told of an indicator where it is defined; each is the field of `Indicator` of this name."""
+
+    symmetric: Required[bool]
+    bounds: Required[tuple[float, float]]
+    chance: Required[str]
+    self_value: Required[float | None]
+    zero_value: Required[float]
+    degenerate: Required[str]
+    formula: Required[str]
+    source: Required[str]
+    requires_equal_rows: Required[bool]
+    rows: Required[Literal["free", "aligned", "ordered"]]
+    scale: Required[Scale]
+    convention: Convention
+    higher_is_closer: bool
+    pairwise: Callable[..., Float] | None
+    pattern: str | None
+    example: str | None
+    accepts: Callable[..., bool] | None
+
+
 def indicator(
-    name: str,
-    *,
-    needs: str | tuple[str, ...],
-    symmetric: bool,
-    bounds: tuple[float, float],
-    chance: str,
-    self_value: float | None,
-    zero_value: float,
-    degenerate: str,
-    formula: str,
-    source: str,
-    requires_equal_rows: bool,
-    rows: Literal["free", "aligned", "ordered"],
-    scale: Scale,
-    convention: Convention = "pair",
-    family: str | None = None,
-    higher_is_closer: bool = True,
-    pairwise: Callable[..., Float] | None = None,
-    pattern: str | None = None,
-    example: str | None = None,
-    accepts: Callable[..., bool] | None = None,
+    name: str, *, needs: str | tuple[str, ...], family: str | None = None, **facts: Unpack[Facts]
 ) -> Callable[[F], F]:
     """Register the decorated function under `name` and complete its docstring with the facts given here.
 
@@ -127,24 +129,8 @@ def indicator(
             function=function,
             needs=(needs,) if isinstance(needs, str) else needs,
             family=family or function.__module__.rpartition(".")[2],
-            symmetric=symmetric,
-            bounds=bounds,
-            higher_is_closer=higher_is_closer,
-            chance=chance,
-            self_value=self_value,
-            zero_value=zero_value,
-            degenerate=degenerate,
-            formula=formula,
-            source=source,
-            requires_equal_rows=requires_equal_rows,
-            rows=rows,
-            scale=scale,
-            convention=convention,
-            pairwise=pairwise,
-            template=name if pattern else None,
-            example=example,
-            pattern=pattern,
-            accepts=accepts,
+            template=name if facts.get("pattern") else None,
+            **facts,
         )
         _add(record)
         function.__doc__ = _documentation(record)

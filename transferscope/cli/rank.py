@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -86,34 +87,36 @@ def command(
         raise click.UsageError("--adaptive goes with --measure K, and not with --race")
     if (more and not prompts) or (study and (types or transfer)):
         raise click.UsageError("folders go with --prompts, --types and --transfer with it or --indicators")
+    how: dict[str, Any] = {"indicator": indicator, "measure": measure, "prefer_same_type": prefer_same_type}
     if study is not None:
-        found = open_study(study).rank(
-            target,
-            indicator=indicator,
-            measure=measure,
-            race=race,
-            adaptive=adaptive,
-            prefer_same_type=prefer_same_type,
-            protocol=protocol,
-        )
-        emit(found, format_, output)
-        return
-    if race or adaptive or protocol:
+        found = open_study(study).rank(target, race=race, adaptive=adaptive, protocol=protocol, **how)
+    else:
+        _check_without_study(bool(race or adaptive or protocol), bool(measure and not transfer))
+        found = _ranked(target, [*prompts, *more], table, transfer, types, how)
+    emit(found, format_, output)
+
+
+def _check_without_study(on_the_spot: bool, unmeasured: bool) -> None:
+    if on_the_spot:
         raise click.UsageError(
             "--race, --adaptive and --protocol go with --study: they need a model and the task's data"
         )
-    if measure and not transfer:
+    if unmeasured:
         raise click.UsageError("--measure needs --transfer FILE, or --study to measure there")
+
+
+def _ranked(
+    target: str,
+    prompts: list[Path],
+    table: Path | None,
+    transfer: Path | None,
+    types: Path | None,
+    how: dict[str, Any],
+) -> Any:
+    """The ranking of prompt folders, or of the values in a table."""
     from transferscope import ranking
 
-    options = {
-        "indicator": indicator,
-        "transfer": read_transfer(transfer),
-        "types": read_types(types),
-        "prefer_same_type": prefer_same_type,
-        "measure": measure,
-    }
+    how = {**how, "transfer": read_transfer(transfer), "types": read_types(types)}
     if table is None:
-        emit(ranking.rank_prompts(target, [*prompts, *more], **options), format_, output)
-    else:
-        emit(ranking.rank_values(target, read_indicators(table), **options), format_, output)
+        return ranking.rank_prompts(target, prompts, **how)
+    return ranking.rank_values(target, read_indicators(table), **how)
