@@ -8,7 +8,6 @@ pair. Sizes are those of roberta-base, 12 x 3,072 neurons.
 
 from __future__ import annotations
 
-import json
 import resource
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 import click
 import numpy as np
+from commands import printing_json  # the file beside this one
 
 import indicators
 
@@ -63,15 +63,15 @@ def compare(name: str, count: int) -> dict[str, Any]:
     }
 
 
-@click.command()
+@printing_json
 @click.option("--scale", default=1.0, show_default=True, help="Share of the tasks, for a quick look.")
-def main(scale: float) -> None:
+def main(scale: float) -> list[dict[str, Any]]:
     """Measure, and print one JSON document with the bounds beside the figures."""
     found = []
     for name, (count, seconds, memory) in BOUNDS.items():
         row = compare(name, max(2, round(count * scale)))
         found.append({**row, "bound_seconds": seconds, "bound_bytes": memory})
-    click.echo(json.dumps(found, indent=2))
+    return found
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ twice the examples, trials or tasks may not add to them.
 
 from __future__ import annotations
 
-import json
 from statistics import median
 from typing import Any
 
 import click
 import torch
 import yardsticks
+from commands import printing_json  # the files beside this one
 
 from transferscope import attachment
 from transferscope.encoding import from_token_ids
@@ -61,18 +61,18 @@ def doubled(backbone: Backbone, rows: int, what: str, base: dict[str, int], repe
     }
 
 
-@click.command()
+@printing_json
 @click.option("--size", default="base", show_default=True, help="base (layers of roberta-base) or tiny.")
 @click.option("--layers", default=2, show_default=True)
 @click.option("--rows", default=128, show_default=True, help="Prompt rows, the mask row counted.")
 @click.option("--examples", default=BASE["examples"], show_default=True, help="Of each split, to start from.")
 @click.option("--repeats", default=3, show_default=True)
-def main(size: str, layers: int, rows: int, examples: int, repeats: int) -> None:
+def main(size: str, layers: int, rows: int, examples: int, repeats: int) -> dict[str, Any]:
     """Measure, and print one JSON document with the bound beside the figures."""
     backbone, base = yardsticks.backbone_of(size, layers=layers), {**BASE, "examples": examples}
     found = [doubled(backbone, rows, what, base, repeats) for what in BASE]
     document = {"model": backbone.name, "layers": layers, "prompt_rows": rows, "bound": 2 * (1 + NOISE)}
-    click.echo(json.dumps({**document, "threads": torch.get_num_threads(), "growth": found}, indent=2))
+    return {**document, "threads": torch.get_num_threads(), "growth": found}
 
 
 if __name__ == "__main__":

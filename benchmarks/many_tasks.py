@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 import numpy as np
+from commands import printing_json  # the file beside this one
 
 from transferscope import packed
 from transferscope.library import Library
@@ -127,13 +128,13 @@ def run(tasks: int, folder: Path) -> dict[str, Any]:
     return result
 
 
-@click.command()
+@printing_json
 @click.option("--tasks", default=10_000, show_default=True)
 @click.option("--stage", type=click.Choice(["query", "pairs"]), hidden=True)
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
 @click.option("--kernel", default="gemm", hidden=True)
 @click.option("--indicator", default="on", hidden=True)
-def main(tasks: int, stage: str | None, folder: Path | None, kernel: str, indicator: str) -> None:
+def main(tasks: int, stage: str | None, folder: Path | None, kernel: str, indicator: str) -> dict[str, Any]:
     """Measure, and print one JSON document with the bounds beside the figures."""
     if stage is None or folder is None:
         with tempfile.TemporaryDirectory() as made:
@@ -141,7 +142,7 @@ def main(tasks: int, stage: str | None, folder: Path | None, kernel: str, indica
     else:
         found = query(folder) if stage == "query" else pairs(folder, kernel, indicator)
         found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    click.echo(json.dumps(found, indent=2))
+    return found
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ and keeps every value in a file; the reference evaluates the prompt as it is, so
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from material import backbone_of, task_of  # the file beside this one
+from commands import numbers, printing_json  # the files beside this one
+from material import backbone_of, task_of
 
 from transferscope.evaluation import evaluate
 from transferscope.models import Backbone
@@ -47,8 +47,30 @@ def compare(
     backbone: Backbone, settings: PerturbationSettings, examples: int, turns: int | None = None
 ) -> dict[str, Any]:
     """Time of every unit of a study (or of the first ``turns``), each next to one plain evaluation."""
-    subject, ranking, prompt = subject_of(backbone, settings, examples)
-    # Seconds on the clock, and of the processor, which other processes of a busy machine are no part of.
+    own, plain = in_turns(*subject_of(backbone, settings, examples), settings, turns)
+    clock, processor = own.sum(axis=0) / plain.sum(axis=0)
+    return {
+        "model": backbone.name,
+        "mode": settings.mode,
+        "rows": settings.rows,
+        "examples": examples,
+        "evaluations": len(own),
+        "threads": torch.get_num_threads(),
+        "plain_seconds": float(plain[:, 0].sum()),
+        "study_seconds": float(own[:, 0].sum()),
+        "ratio": float(clock),
+        "processor_ratio": float(processor),
+        "median_ratio": float(np.median(own[:, 0] / plain[:, 0])),
+    }
+
+
+def in_turns(
+    subject: Subject, ranking: Ranking, prompt: SoftPrompt, settings: PerturbationSettings, turns: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds [U, 2] of U units, and of a plain evaluation next to each.
+
+    On the clock, and of the processor, which other processes of a busy machine are no part of.
+    """
     ours: list[tuple[float, float]] = []
     theirs: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -79,21 +101,7 @@ def compare(
             if len(theirs) < len(ours):
                 theirs_next()
         kept.write()
-    own, plain = np.array(ours), np.array(theirs[: len(ours)])
-    clock, processor = own.sum(axis=0) / plain.sum(axis=0)
-    return {
-        "model": backbone.name,
-        "mode": settings.mode,
-        "rows": settings.rows,
-        "examples": examples,
-        "evaluations": len(ours),
-        "threads": torch.get_num_threads(),
-        "plain_seconds": float(plain[:, 0].sum()),
-        "study_seconds": float(own[:, 0].sum()),
-        "ratio": float(clock),
-        "processor_ratio": float(processor),
-        "median_ratio": float(np.median(own[:, 0] / plain[:, 0])),
-    }
+    return np.array(ours), np.array(theirs[: len(ours)])
 
 
 def now() -> tuple[float, float]:
@@ -107,22 +115,19 @@ def since(start: tuple[float, float]) -> tuple[float, float]:
     return clock - start[0], processor - start[1]
 
 
-@click.command()
+@printing_json
 @click.option("--model", help="A model's folder or hub id; default: a random BERT.")
-@click.option("--layers", default=6, show_default=True)
-@click.option("--hidden", default=384, show_default=True)
-@click.option("--examples", default=200, show_default=True)
-@click.option("--draws", default=5, show_default=True)
+@numbers(layers=6, hidden=384, examples=200, draws=5)
 @click.option("--mode", type=click.Choice(["noise", "zero", "mean"]), default="noise", show_default=True)
 @click.option("--rows", type=click.Choice(["prompt", "all"]), default="all", show_default=True)
 @click.option("--turns", type=int, help="At most so many evaluations; default: the whole study.")
 def main(
     model: str | None, layers: int, hidden: int, examples: int, draws: int, mode: str, rows: str,
     turns: int | None,
-) -> None:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Measure, and print one JSON document."""
     settings = PerturbationSettings(mode, rows=rows, draws=draws, rates=RATES)
-    click.echo(json.dumps(compare(backbone_of(model, layers, hidden), settings, examples, turns), indent=2))
+    return compare(backbone_of(model, layers, hidden), settings, examples, turns)
 
 
 if __name__ == "__main__":

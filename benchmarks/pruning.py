@@ -8,7 +8,6 @@ is what is measured, so that a busy machine disturbs both; its median and quarti
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +15,7 @@ import click
 import numpy as np
 import torch
 import transformers
+from commands import numbers, printing_json  # the file beside this one
 
 from transferscope import pruning, pruning_speed
 from transferscope.models import Backbone, wrap
@@ -55,21 +55,13 @@ def compare(
     }
 
 
-@click.command()
+@printing_json
 @click.option("--batch", "batches", multiple=True, type=int, default=(32,), show_default=True)
-@click.option("--rows", default=128, show_default=True)
-@click.option("--keep", default=0.02, show_default=True)
-@click.option("--from-layer", default=3, show_default=True)
-@click.option("--layers", default=12, show_default=True)
-@click.option("--hidden", default=768, show_default=True)
-@click.option("--threads", default=2, show_default=True)
-def main(
-    batches: tuple[int, ...], rows: int, keep: float, from_layer: int, layers: int, hidden: int, threads: int
-) -> None:
+@numbers(rows=128, keep=0.02, from_layer=3, layers=12, hidden=768, threads=2)
+def main(layers: int, hidden: int, threads: int, **how: Any) -> dict[str, Any]:
     """Print one JSON document."""
     torch.set_num_threads(threads)
-    found = compare(backbone_of(layers, hidden), keep=keep, from_layer=from_layer, batches=batches, rows=rows)
-    click.echo(json.dumps(found, indent=2))
+    return compare(backbone_of(layers, hidden), **how)
 
 
 if __name__ == "__main__":

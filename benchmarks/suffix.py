@@ -8,7 +8,6 @@ they enter the first layer, padding included.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ import click
 import numpy as np
 import torch
 import transformers
+from commands import numbers, printing_json  # the file beside this one
 
 from transferscope import text_cache
 from transferscope.attachment import Attached, attach, verbalizer
@@ -25,6 +25,7 @@ from transferscope.evaluation import Evaluation, Prepared, evaluate, evaluate_se
 from transferscope.models import Backbone, load_backbone, wrap
 
 VOCABULARY = 1000
+Works = dict[str, Callable[[], list[Evaluation]]]
 
 
 def backbone_of(model: str | None, layers: int, hidden: int) -> Backbone:
@@ -47,21 +48,10 @@ def target(backbone: Backbone, examples: int, rows: int, token_budget: int, seed
     return prepared(backbone, data, prompt_rows=rows, token_budget=token_budget)
 
 
-def compare(
-    backbone: Backbone, prompts: int, rows: int, examples: int, repeats: int, token_budget: int = 8192
-) -> dict[str, Any]:
-    """Times in turns, their ratio (the least of each), rows through the model, how far logits differ."""
-    data = target(backbone, examples, rows, token_budget)
-    noise = torch.Generator().manual_seed(0)
-    several: list[Attached] = []
-    for _ in range(prompts):
-        values = torch.randn(rows, backbone.embedding_size, generator=noise)
-        several.append(attach(backbone, 0.05 * values.to(backbone.device), "suffix"))
-    readout = verbalizer(backbone, [5, 9])
-    works: dict[str, Callable[[], list[Evaluation]]] = {
-        "plain": lambda: [evaluate(one, readout, data) for one in several],
-        "shared": lambda: evaluate_several(several, readout, data),
-    }
+def in_turns(
+    backbone: Backbone, works: Works, repeats: int
+) -> tuple[dict[str, float], dict[str, int], dict[str, list[Evaluation]]]:
+    """Of each work: least seconds of a turn, rows in the first layer over all turns, and the last result."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     counted: dict[str, int] = dict.fromkeys(works, 0)
     found: dict[str, list[Evaluation]] = {}
@@ -79,7 +69,25 @@ def compare(
                 seconds[now].append(time.perf_counter() - start)
     finally:
         handle.remove()
-    best = {name: min(times[1:]) for name, times in seconds.items()}  # the first turn warms up
+    return {name: min(times[1:]) for name, times in seconds.items()}, counted, found  # the first one warms up
+
+
+def compare(
+    backbone: Backbone, prompts: int, rows: int, examples: int, repeats: int, token_budget: int = 8192
+) -> dict[str, Any]:
+    """Times in turns, their ratio (the least of each), rows through the model, how far logits differ."""
+    data = target(backbone, examples, rows, token_budget)
+    noise = torch.Generator().manual_seed(0)
+    several: list[Attached] = []
+    for _ in range(prompts):
+        values = torch.randn(rows, backbone.embedding_size, generator=noise)
+        several.append(attach(backbone, 0.05 * values.to(backbone.device), "suffix"))
+    readout = verbalizer(backbone, [5, 9])
+    works: Works = {
+        "plain": lambda: [evaluate(one, readout, data) for one in several],
+        "shared": lambda: evaluate_several(several, readout, data),
+    }
+    best, counted, found = in_turns(backbone, works, repeats)
     logits = {name: np.stack([np.asarray(one.logits) for one in scores]) for name, scores in found.items()}
     text = text_cache.read(backbone, data.batches[0])
     kept = sum(part.nbytes for layer in text.cache.layers for part in (layer.keys, layer.values))
@@ -101,28 +109,12 @@ def compare(
     }
 
 
-@click.command()
+@printing_json
 @click.option("--model", help="A causal model's folder or hub id; default: a random Llama.")
-@click.option("--layers", default=4, show_default=True)
-@click.option("--hidden", default=192, show_default=True)
-@click.option("--prompts", default=16, show_default=True)
-@click.option("--rows", default=16, show_default=True)
-@click.option("--examples", default=100, show_default=True)
-@click.option("--repeats", default=3, show_default=True)
-@click.option("--token-budget", default=8192, show_default=True)
-def main(
-    model: str | None,
-    layers: int,
-    hidden: int,
-    prompts: int,
-    rows: int,
-    examples: int,
-    repeats: int,
-    token_budget: int,
-) -> None:
+@numbers(layers=4, hidden=192, prompts=16, rows=16, examples=100, repeats=3, token_budget=8192)
+def main(model: str | None, layers: int, hidden: int, **how: int) -> dict[str, Any]:
     """Measure, and print one JSON document."""
-    backbone = backbone_of(model, layers, hidden)
-    click.echo(json.dumps(compare(backbone, prompts, rows, examples, repeats, token_budget), indent=2))
+    return compare(backbone_of(model, layers, hidden), **how)
 
 
 if __name__ == "__main__":

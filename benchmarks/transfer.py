@@ -9,7 +9,6 @@ texts tokenised, before its clock starts; ours tokenises, makes the batches, sco
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from material import backbone_of, task_of  # the file beside this one
+from commands import numbers, printing_json  # the files beside this one
+from material import backbone_of, task_of
 
 from transferscope import transfer, zero_shot
 from transferscope.encoding import encode
@@ -93,17 +93,12 @@ def compare(backbone: Backbone, sources: int, examples: int, repeats: int) -> di
     }
 
 
-@click.command()
+@printing_json
 @click.option("--model", help="A model's folder or hub id; default: a random BERT.")
-@click.option("--layers", default=6, show_default=True)
-@click.option("--hidden", default=384, show_default=True)
-@click.option("--sources", default=8, show_default=True)
-@click.option("--examples", default=400, show_default=True)
-@click.option("--repeats", default=3, show_default=True)
-def main(model: str | None, layers: int, hidden: int, sources: int, examples: int, repeats: int) -> None:
+@numbers(layers=6, hidden=384, sources=8, examples=400, repeats=3)
+def main(model: str | None, layers: int, hidden: int, **how: int) -> dict[str, Any]:
     """Measure, and print one JSON document."""
-    found = compare(backbone_of(model, layers, hidden), sources, examples, repeats)
-    click.echo(json.dumps(found, indent=2))
+    return compare(backbone_of(model, layers, hidden), **how)
 
 
 if __name__ == "__main__":
