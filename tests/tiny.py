@@ -9,8 +9,9 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from tests import tiny_families
+from tests.tiny_families import DEPTH, FFN, HEADS, HIDDEN
 
-_LAYERS, _HIDDEN, _HEADS, _FFN, VOCAB = 2, 16, 2, 24, 96
+VOCAB = 96
 
 _TEXT = """
 great terrible good bad yes no maybe positive negative neutral world sports business science true false
@@ -26,19 +27,18 @@ _SPECIALS = {
     "t5": ["<pad>", "</s>", "<unk>", "<extra_id_0>"],
 }
 
-# model type (or variant) -> (kind of tokenizer, configuration beside the common one)
-_BERT = {
-    "hidden_size": _HIDDEN,
-    "num_hidden_layers": _LAYERS,
-    "num_attention_heads": _HEADS,
-    "intermediate_size": _FFN,
-    "max_position_embeddings": 64,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "type_vocab_size": 2,
-    "pad_token_id": 0,
-}
+# model type (or variant) -> (kind of tokenizer, family, class with a head, configuration)
+_BERT = tiny_families.BERT | {"type_vocab_size": 2}
 _ROBERTA = _BERT | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1}
+_DISTILBERT = {
+    "dim": HIDDEN,
+    "n_layers": DEPTH,
+    "n_heads": HEADS,
+    "hidden_dim": FFN,
+    "max_position_embeddings": 64,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
 _DEBERTA = _BERT | {
     "relative_attention": True,
     "pos_att_type": ["p2c", "c2p"],
@@ -47,106 +47,56 @@ _DEBERTA = _BERT | {
     "position_biased_input": False,
     "type_vocab_size": 0,
 }
-_T5 = {
-    "d_model": _HIDDEN,
-    "d_kv": 8,
-    "d_ff": _FFN,
-    "num_layers": _LAYERS,
-    "num_decoder_layers": _LAYERS + 1,
-    "num_heads": _HEADS,
-    "dropout_rate": 0.0,
+_T5_GATED = tiny_families.T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+_GPT2 = {
+    "n_embd": HIDDEN,
+    "n_layer": DEPTH,
+    "n_head": HEADS,
+    "n_inner": FFN,
+    "n_positions": 64,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
     "pad_token_id": 0,
-    "eos_token_id": 1,
-    "decoder_start_token_id": 0,
-    "relative_attention_num_buckets": 8,
 }
-_CONFIGS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "bert": ("bert", "Bert", _BERT),
-    "roberta": ("roberta", "Roberta", _ROBERTA),
-    "xlm-roberta": ("roberta", "XLMRoberta", _ROBERTA),
-    "distilbert": (
-        "bert",
-        "DistilBert",
-        {
-            "dim": _HIDDEN,
-            "n_layers": _LAYERS,
-            "n_heads": _HEADS,
-            "hidden_dim": _FFN,
-            "max_position_embeddings": 64,
-            "dropout": 0.0,
-            "attention_dropout": 0.0,
-        },
-    ),
-    "electra": ("bert", "Electra", _BERT | {"embedding_size": 12}),
-    "deberta-v2": ("bert", "DebertaV2", _DEBERTA),
-    "deberta-v2-new-head": ("bert", "DebertaV2", _DEBERTA | {"legacy": False}),
-    "t5": ("t5", "T5", _T5),
-    "t5-gated": ("t5", "T5", _T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
-    "gpt2": (
-        "causal",
-        "GPT2",
-        {
-            "n_embd": _HIDDEN,
-            "n_layer": _LAYERS,
-            "n_head": _HEADS,
-            "n_inner": _FFN,
-            "n_positions": 64,
-            "resid_pdrop": 0.0,
-            "embd_pdrop": 0.0,
-            "attn_pdrop": 0.0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            "pad_token_id": 0,
-        },
-    ),
-    "llama": (
-        "causal",
-        "Llama",
-        {
-            "hidden_size": _HIDDEN,
-            "num_hidden_layers": _LAYERS,
-            "num_attention_heads": _HEADS,
-            "num_key_value_heads": 1,
-            "intermediate_size": _FFN,
-            "max_position_embeddings": 64,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            "pad_token_id": 0,
-        },
-    ),
+_CONFIGS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "bert": ("bert", "Bert", "ForMaskedLM", _BERT),
+    "roberta": ("roberta", "Roberta", "ForMaskedLM", _ROBERTA),
+    "xlm-roberta": ("roberta", "XLMRoberta", "ForMaskedLM", _ROBERTA),
+    "distilbert": ("bert", "DistilBert", "ForMaskedLM", _DISTILBERT),
+    "electra": ("bert", "Electra", "ForMaskedLM", _BERT | {"embedding_size": 12}),
+    "deberta-v2": ("bert", "DebertaV2", "ForMaskedLM", _DEBERTA),
+    "deberta-v2-new-head": ("bert", "DebertaV2", "ForMaskedLM", _DEBERTA | {"legacy": False}),
+    "t5": ("t5", "T5", "ForConditionalGeneration", tiny_families.T5),
+    "t5-gated": ("t5", "T5", "ForConditionalGeneration", _T5_GATED),
+    "gpt2": ("causal", "GPT2", "LMHeadModel", _GPT2),
+    "llama": ("causal", "Llama", "ForCausalLM", tiny_families.LLAMA),
 }
 
 MODEL_TYPES = tuple(_CONFIGS)  # these are tried everywhere
 FAMILIES = tuple(tiny_families.CONFIGS)  # these where an architecture itself is what is tested
 ALL = MODEL_TYPES + FAMILIES
-_HEADED = {"bert": "ForMaskedLM", "roberta": "ForMaskedLM", "t5": "ForConditionalGeneration"}
-_CAUSAL = {"GPT2": "LMHeadModel", "Llama": "ForCausalLM"}
-
-
-def _specification(model_type: str) -> tuple[str, str, str, dict[str, Any]]:
-    """Kind of tokenizer, family, class with a head, configuration."""
-    if model_type in tiny_families.CONFIGS:
-        return tiny_families.CONFIGS[model_type]
-    kind, family, options = _CONFIGS[model_type]
-    return kind, family, _CAUSAL.get(family) or _HEADED[kind], options
+_SPECIFICATIONS = _CONFIGS | tiny_families.CONFIGS
 
 
 def layers(model_type: str) -> tuple[int, ...]:
     """The number of layers of each stack."""
-    both = _specification(model_type)[2] == "ForConditionalGeneration"
+    both = _SPECIFICATIONS[model_type][2] == "ForConditionalGeneration"
     return (2, 3) if both else (tiny_families.LAYERS.get(model_type, 2),)
 
 
 def neurons(model_type: str) -> int:
-    return tiny_families.NEURONS.get(model_type, _FFN)
+    return tiny_families.NEURONS.get(model_type, FFN)
 
 
 def embedding_size(model_type: str) -> int:
-    return 12 if model_type == "electra" else tiny_families.EMBEDDING_SIZES.get(model_type, _HIDDEN)
+    return 12 if model_type == "electra" else tiny_families.EMBEDDING_SIZES.get(model_type, HIDDEN)
 
 
 def readout_size(model_type: str) -> int:
-    return tiny_families.READOUT_SIZES.get(model_type, _HIDDEN)
+    return tiny_families.READOUT_SIZES.get(model_type, HIDDEN)
 
 
 def positions(model_type: str) -> int | None:
@@ -156,7 +106,7 @@ def positions(model_type: str) -> int | None:
 
 def tokenizer_kind(model_type: str) -> str:
     """Which kind of tokenizer (`tokenizer(kind)`) goes with a model type."""
-    return _specification(model_type)[0]
+    return _SPECIFICATIONS[model_type][0]
 
 
 def model(model_type: str, *, head: bool = True, seed: int = 0, **overrides: Any) -> Any:
@@ -166,7 +116,7 @@ def model(model_type: str, *, head: bool = True, seed: int = 0, **overrides: Any
     are in `tiny_families`. `head=False` gives the base model; `overrides` go to the configuration. Every
     parameter is random, biases and norms too, so that a step left out of a recomputation shows.
     """
-    _, family, headed, options = _specification(model_type)
+    _, family, headed, options = _SPECIFICATIONS[model_type]
     name = tiny_families.CONFIG_CLASSES.get(model_type, f"{family}Config")
     config = getattr(transformers, name)(**({"vocab_size": VOCAB} | options | overrides))
     base = tiny_families.BASE_CLASSES.get(model_type, f"{family}Model")
