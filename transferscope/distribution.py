@@ -99,12 +99,8 @@ class DistributedPipeline(Pipeline):
         sources: Sequence[str] | None = None,
     ) -> TransferMatrix:
         chosen, goals, named = measuring.planned(self, protocol, targets, sources)
-        for target in goals:
-            self.task(target)  # before hours of tuning
-        prompts = self.tune(list(dict.fromkeys([*named, *(goals if sources else [])])))
         columns: dict[str, tuple[Prompts, list[str]]] = {}
-        for target in goals:
-            wanted = {name: prompts[name] for name in dict.fromkeys([*named, target]) if name in prompts}
+        for target, wanted in measuring.prompts_of_columns(self, goals, named).items():
             columns[target] = wanted, self._there.missing(target, wanted, chosen)
         missing = sum(len(names) for _, names in columns.values())
         size = max(1, round(missing / (PARTS * self.executor.workers)))

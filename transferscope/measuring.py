@@ -14,7 +14,7 @@ from transferscope.prompts import SoftPrompt
 from transferscope.settings import TuningSettings
 from transferscope.staleness import say_again
 from transferscope.transfer import Cell, TransferMatrix
-from transferscope.workspace import Workspace, piece
+from transferscope.workspace import Workspace, turn
 
 Prompts = dict[str, tuple[SoftPrompt, ...]]
 
@@ -37,19 +37,14 @@ def measure(
     for an unknown protocol or task, TaskError for a target without data.
     """
     chosen, goals, named = planned(workspace, protocol, targets, sources)
-    tasks = {name: workspace.task(name) for name in goals}
-    prompts = workspace.tune(list(dict.fromkeys([*named, *(goals if sources else [])])))
-    for before, name in enumerate(tasks):
-        # A target's own prompt is what the others are relative to.
-        wanted = {source: prompts[source] for source in dict.fromkeys([*named, name]) if source in prompts}
-        measure_column(workspace, name, wanted, chosen, before=before, columns=len(tasks))
-    rows = write_table(workspace)
+    columns = prompts_of_columns(workspace, goals, named)
+    for before, (target, prompts) in enumerate(columns.items()):
+        measure_column(workspace, target, prompts, chosen, before=before, columns=len(columns))
+    shown = {*named, *goals, *transfer.CONTROLS}
     kept = [
         row
-        for row in rows
-        if row["protocol"] == chosen
-        and row["target"] in tasks
-        and (row["source"] in transfer.CONTROLS or row["source"] in prompts)
+        for row in write_table(workspace)
+        if row["protocol"] == chosen and row["target"] in columns and row["source"] in shown
     ]
     return in_order(transfer.from_rows(kept)[0], list(workspace.settings.tasks))
 
@@ -67,6 +62,19 @@ def planned(
     if not goals:
         raise InputError("no task of this study has data to measure on: give one a dataset, a path or train")
     return chosen, goals, workspace.chosen(sources)
+
+
+def prompts_of_columns(
+    workspace: Workspace, targets: Sequence[str], sources: Sequence[str]
+) -> dict[str, Prompts]:
+    """The prompts that are measured on each target, tuned where they are not there.
+
+    A target's own are among them: they are what the others are relative to.
+    """
+    for name in targets:
+        workspace.task(name)  # so that a mistake in it shows before hours of tuning
+    prompts = workspace.tune(list(dict.fromkeys([*sources, *targets])))
+    return {target: {name: prompts[name] for name in dict.fromkeys([*sources, target])} for target in targets}
 
 
 def measure_column(
@@ -113,7 +121,7 @@ def measure_column(
         token_budget=workspace.token_budget,
         known=known,
         keep=keep,
-        progress=piece(workspace.progress, "measure", before, columns),
+        progress=turn(workspace.progress, "measure", before, columns),
         **_options(workspace, protocol),
     )
     _settle(stored, there, keys, block)
@@ -239,7 +247,7 @@ def compare_starts(
             seed=seed,
             settings=tuning,
             init_from=_of_seed(starts[start], seed),
-            progress=piece(workspace.progress, "init", number, len(grid), f"{start} -> "),
+            progress=turn(workspace.progress, "init", number, len(grid), f"{start} -> "),
         )
         runs.append(InitRun.of(start, prompt))
     untouched = _untouched(workspace, target, sources) if sources else {}

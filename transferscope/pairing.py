@@ -27,7 +27,7 @@ from transferscope.prompts import SoftPrompt
 from transferscope.staleness import say_again
 from transferscope.transfer import TransferMatrix
 from transferscope.trials import score
-from transferscope.workspace import Workspace, piece
+from transferscope.workspace import Workspace, turn
 
 FEATURES, PROFILES = "features", "profiles"
 FISHER_SEED = 0
@@ -230,7 +230,7 @@ def profiles_of(workspace: Workspace, parts: Sequence[str]) -> dict[str, TaskPro
     prompts = workspace.tune(names) if own and names else {}
     found = {}
     for number, name in enumerate(names):
-        progress = piece(workspace.progress, "profile", number, len(names))
+        progress = turn(workspace.progress, "profile", number, len(names))
         found[name] = _profile(workspace, name, prompts.get(name, ()), parts, progress)
     return found
 

@@ -29,7 +29,7 @@ from transferscope.signatures import Signature
 from transferscope.staleness import is_current
 from transferscope.tasks import Task
 from transferscope.tuning import tune
-from transferscope.workspace import Progress, Report, piece
+from transferscope.workspace import Progress, Report, turn
 
 REPORT = "report.json"
 PROMPTS = "prompt"
@@ -299,7 +299,7 @@ class _Scorer:
             max_length=study.max_length,
             token_budget=study.token_budget,
             folder=place,
-            progress=piece(pipeline.progress, "re-tune", number, len(self.prompts)),
+            progress=turn(pipeline.progress, "re-tune", number, len(self.prompts)),
         )
         found.provenance["inputs"] = inputs  # type: ignore[index]
         save_prompt(found, place, model=backbone.name, kind=backbone.architecture.kind)

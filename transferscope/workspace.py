@@ -23,10 +23,10 @@ from transferscope.tuning_together import tune_together
 Progress = Callable[[str, int, int, str], None]
 
 
-def piece(
+def turn(
     progress: Progress, stage: str, number: int, count: int, lead: str = ""
 ) -> Callable[[int, int, str], None]:
-    """The progress of a stage as its piece ``number`` (from 0) of ``count`` goes; texts begin by ``lead``."""
+    """The progress of a stage as turn ``number`` (from 0) of ``count`` goes; texts begin by ``lead``."""
     return lambda done, total, text: progress(stage, number * total + done, count * total, lead + text)
 
 
