@@ -283,10 +283,9 @@ def _harmless(part: str) -> bool:
 def _check(url: str, parts: tuple[str, ...]) -> None:
     wrong = [part for part in parts if not _harmless(part)]
     if wrong:
-        raise StudyError(
-            f"{url!r} is not used as an address: {wrong[0]!r} must not be '..' or hold "
-            "'?', '#', '::', a backslash or a control character"
-        )
+        holds = "holds '?', '#', '::', a backslash or a control character"
+        why = "could lead elsewhere" if wrong[0] == ".." else holds
+        raise StudyError(f"{url!r} is not used as an address: its part {wrong[0]!r} {why}")
 
 
 def _stat(info: dict[str, Any]) -> Stat:
