@@ -225,9 +225,25 @@ def _prefix(backbone: Backbone, sizes: Sizes, seed: int) -> Iterator[Tensors]:
 
     handle = base.register_forward_pre_hook(extend, with_kwargs=True)
     try:
+        _refuse_other_shapes(backbone)
         yield dict(encoder.named_parameters())
     finally:
         handle.remove()
+
+
+def _refuse_other_shapes(backbone: Backbone) -> None:
+    """BackboneError where attention keeps keys in another shape than peft, as one for all heads (falcon)."""
+    row = torch.zeros(1, 1, dtype=torch.long, device=backbone.device)
+    try:
+        with torch.no_grad():
+            backbone.base(input_ids=row, attention_mask=torch.ones_like(row))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise BackboneError(
+            f"prefix tuning does not fit {backbone.name!r} ({backbone.architecture.model_type}): its "
+            f"attention keeps keys and values in another shape than peft's prefixes ({error}). Use {FREE}."
+        ) from None
 
 
 @contextmanager
