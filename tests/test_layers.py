@@ -118,6 +118,7 @@ LEVELS: dict[str, float] = {
     "origin_perturbation": 8.4,
     "origin_report": 8.5,
     "kept_signatures": 8.3,
+    "kept_prompts": 8.4,
     "dev_halves": 8.4,
     "origin_material": 8.5,
     "origin": 8.7,

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from transferscope import kept_signatures, methods, store
+from transferscope import kept_prompts, kept_signatures, methods, store
 from transferscope.encoding import encode
 from transferscope.errors import StudyError
 from transferscope.method_tuning import (
@@ -29,13 +29,11 @@ from transferscope.method_tuning import (
 )
 from transferscope.methods import Sizes
 from transferscope.models import Backbone, wrap
-from transferscope.prompts import RECORD as PROMPT_RECORD
-from transferscope.prompts import SoftPrompt, load_prompt, save_prompt
+from transferscope.prompts import SoftPrompt
 from transferscope.signatures import Signature
 from transferscope.staleness import is_current
 from transferscope.tasks import Task
 from transferscope.transfer import random_prompts
-from transferscope.tuning import tune
 from transferscope.word_selectivity import MAX_WORDS, MIN_COUNT, WordSelectivity, word_selectivity
 from transferscope.workspace import Workspace
 
@@ -125,27 +123,20 @@ def random_init_prompts(
     inputs = {**tuning_inputs(workspace, task), "tuning": study.tuning.model_dump(), "initialised": INIT_SEED}
     for seed in study.seeds:
         folder = _path(workspace, name, "random-init", str(seed))
-        if (folder / PROMPT_RECORD).is_file():
-            prompt = load_prompt(folder)
-            doing = f"tuning {name} on the random-initialised model seed {seed}"
-            if is_current(prompt.provenance, inputs, workspace.report, doing):
-                found.append(prompt)
-                continue
-        prompt = tune(
-            backbone(),
+        what = f"{name} on the random-initialised model"
+        prompt, new = kept_prompts.kept(
+            workspace,
             task,
-            settings=study.tuning,
+            folder,
+            f"tuning {what} seed {seed}",
+            made_of=inputs,
+            backbone=backbone,
             seed=seed,
             template=study.template,
-            head=study.head,
-            max_length=study.max_length,
-            token_budget=study.token_budget,
-            folder=folder,
             progress=stage(workspace, "tune"),
         )
-        prompt.provenance["inputs"] = inputs  # type: ignore[index]
-        save_prompt(prompt, folder, model=backbone().name, kind=backbone().architecture.kind)
-        _say(workspace, f"{name} on the random-initialised model", seed, prompt.provenance)
+        if new:
+            _say(workspace, what, seed, prompt.provenance)
         found.append(prompt)
     return found
 

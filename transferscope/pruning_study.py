@@ -13,39 +13,28 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from transferscope import attachment, pruning, pruning_speed, store
+from transferscope import attachment, kept_prompts, pruning, pruning_speed, store
 from transferscope.encoding import encode
 from transferscope.errors import InputError, StudyError
 from transferscope.evaluation import Prepared, evaluate, prepared
+from transferscope.kept_signatures import Keeper
 from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone
-from transferscope.prompts import RECORD, SoftPrompt, load_prompt, save_prompt
+from transferscope.prompts import SoftPrompt, save_prompt
 from transferscope.pruned import save_pruned
 from transferscope.pruning_speed import Size, Speed
 from transferscope.readouts import readout_for
 from transferscope.resampling import bootstrap_mean
-from transferscope.settings import StudySettings
 from transferscope.signatures import Signature
-from transferscope.staleness import is_current
-from transferscope.tasks import Task
-from transferscope.tuning import tune
-from transferscope.workspace import Progress, Report, turn
+from transferscope.workspace import turn
 
 REPORT = "report.json"
 PROMPTS = "prompt"
 
 
-class Studied(Protocol):
+class Studied(Keeper, Protocol):
     """What pruning needs of a study: `transferscope.pipeline.Pipeline` has it."""
 
-    study: store.Study
-    settings: StudySettings
-    report: Report
-    progress: Progress
-
-    @property
-    def backbone(self) -> Backbone: ...
-    def task(self, name: str) -> Task: ...
     def tune(self, tasks: Sequence[str] | None = None) -> dict[str, tuple[SoftPrompt, ...]]: ...
     def extract(self, tasks: Sequence[str] | None = None) -> dict[str, Signature]: ...
 
@@ -283,26 +272,18 @@ class _Scorer:
         place = pipeline.study.path(
             "pruned", store.checked_name(self.task.name), backbone.fingerprint[:12], str(prompt.seed)
         )
-        if (place / RECORD).is_file():
-            known = load_prompt(place)
-            doing = f"re-tuning {self.task.name} seed {prompt.seed}"
-            if is_current(known.provenance, inputs, pipeline.report, doing):
-                return known
-        found = tune(
-            backbone,
+        found, _ = kept_prompts.kept(
+            pipeline,
             self.task,
-            settings=study.tuning,
+            place,
+            f"re-tuning {self.task.name} seed {prompt.seed}",
+            made_of=inputs,
+            backbone=lambda: backbone,
             seed=prompt.seed,
             template=prompt.template,
-            head=study.head,
             init_from=prompt,
-            max_length=study.max_length,
-            token_budget=study.token_budget,
-            folder=place,
             progress=turn(pipeline.progress, "re-tune", number, len(self.prompts)),
         )
-        found.provenance["inputs"] = inputs  # type: ignore[index]
-        save_prompt(found, place, model=backbone.name, kind=backbone.architecture.kind)
         return found
 
     def _value(self, backbone: Backbone, prompt: SoftPrompt) -> float:

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from tests.test_pipeline import write_study
-from transferscope import pruning, pruning_study, store
+from transferscope import kept_prompts, pruning, pruning_study, store
 from transferscope.cli import main
 from transferscope.errors import SignatureError
 from transferscope.models import load_backbone
@@ -199,7 +199,7 @@ def test_retuning_goes_on_where_it_was_killed(
     pipeline = open_study(study)
     settings = PruneSettings(keep=0.5, from_layer=0, random_draws=0, batches=(1,), rows=8)
     calls: list[int] = []
-    tune = pruning_study.tune
+    tune = kept_prompts.tune
 
     def counted(*arguments: Any, **options: Any) -> Any:
         calls.append(options["seed"])
@@ -207,7 +207,7 @@ def test_retuning_goes_on_where_it_was_killed(
             raise KeyboardInterrupt
         return tune(*arguments, **options)
 
-    monkeypatch.setattr(pruning_study, "tune", counted)
+    monkeypatch.setattr(kept_prompts, "tune", counted)
     with pytest.raises(KeyboardInterrupt):
         pruning_study.prune(pipeline, "films", settings, tmp_path / "out")
     assert not list(tmp_path.iterdir())
