@@ -43,6 +43,7 @@ LEVELS: dict[str, float] = {
     "task_spec": 1,
     "tasks": 2,
     "models": 2,
+    "checkpoints": 1.8,
     "products": 1,
     "expertise": 1,
     "routed": 4.1,

@@ -15,31 +15,21 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from transferscope.adjustments import adjust
-from transferscope.architectures import Architecture, Stack, get, resolve
+from transferscope.architectures import Architecture, Stack, resolve
+from transferscope.checkpoints import read_checkpoint
 from transferscope.digests import tokenizer_digest, weights_digest
 from transferscope.errors import BackboneError
 from transferscope.fingerprints import fingerprint
 from transferscope.halving import Fitting
 from transferscope.heads import LMHead, head_of
-from transferscope.loading import (
-    LM_CLASSES,
-    NO_HEAD,
-    ask,
-    check,
-    choose_device,
-    find_source,
-    quiet,
-    refuse_empty_tokenizer,
-    refuse_random_weights,
-)
+from transferscope.loading import NO_HEAD, check, choose_device
 from transferscope.masks import all_ones
 from transferscope.placement import DeviceMap, place_of, placing
 from transferscope.products import Products
-from transferscope.pruned import PrunedModel, inputs, is_pruned
+from transferscope.pruned import inputs
 from transferscope.quantization import keep_layout, kind_of, quantizing
 
 HEADS = ("verbalizer", "classifier")
@@ -372,30 +362,10 @@ def load_backbone(
     check("attention", attention, ATTENTIONS)
     spread = placing(device, device_map, max_memory)
     place = None if spread else choose_device(device)
+    options = {"dtype": DTYPES[dtype]} | spread | quantizing(quantization, DTYPES[dtype], place)
+    if attention == "eager":  # unsaid, transformers takes sdpa where the model supports it, else eager
+        options["attn_implementation"] = attention
     name = os.fspath(name_or_path)
-    source = find_source(name)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with quiet():
-        fields, _ = ask(name, transformers.PreTrainedConfig.get_config_dict, source, revision=revision)
-        row = get(fields.get("model_type") or "(none in config.json)")
-        loader = getattr(transformers, LM_CLASSES[row.kind] if head == "verbalizer" else "AutoModel")
-        if attention == "eager":  # unsaid, transformers takes sdpa where the model supports it, else eager
-            options["attn_implementation"] = attention
-        options |= {"dtype": DTYPES[dtype], "output_loading_info": True} | spread
-        options |= quantizing(quantization, DTYPES[dtype], place)
-        if is_pruned(source):
-            model, info = PrunedModel.from_pretrained(source, auto=loader, **options)
-        else:
-            model, info = ask(name, loader.from_pretrained, source, **options)
-        tokenizer = ask(
-            name,
-            transformers.AutoTokenizer.from_pretrained,
-            source,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
-    refuse_random_weights(name, model, set(info["missing_keys"]), fields.get("architectures") or [])
-    refuse_empty_tokenizer(name, tokenizer)
-    commit = getattr(model.config, "_commit_hash", None) or revision
-    placed = model if place is None or quantization else model.to(place)
-    return wrap(placed, tokenizer, name, revision=commit)
+    found = read_checkpoint(name, head, revision=revision, trust_remote_code=trust_remote_code, **options)
+    placed = found.model if place is None or quantization else found.model.to(place)
+    return wrap(placed, found.tokenizer, name, revision=found.revision)
