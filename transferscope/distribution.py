@@ -79,6 +79,8 @@ class DistributedPipeline(Pipeline):
 
     def extract(self, tasks: Sequence[str] | None = None) -> dict[str, Signature]:
         names = self.chosen(tasks)
+        if reason := self._foresee(names):
+            self._said.add(reason)
         self.tune(names)
         units = []
         for name in names:

@@ -11,6 +11,7 @@ from transferscope import (
     cells,
     comparison,
     correlation,
+    foresight,
     measuring,
     ordering,
     pairing,
@@ -72,10 +73,12 @@ class Pipeline(Workspace):
         super().__init__(*args, **options)
         self._signatures: dict[str, Signature] = {}
         self._matrices: list[IndicatorMatrix] | None = None
+        self._refusals: set[str] = set()
 
     def extract(self, tasks: Sequence[str] | None = None) -> dict[str, Signature]:
         """The signatures of these tasks (None: all)."""
         names = self.chosen(tasks)
+        self._foresee(names)
         prompts = self.tune(names)
         for name in names:
             if name not in self._signatures:
@@ -299,7 +302,12 @@ class Pipeline(Workspace):
         return given or all((folder / RECORD).is_file() for folder in folders)
 
     def run(self) -> StudySummary:
-        """Unfinished stages: tune, extract, compare; measure and correlate where there is data; rank."""
+        """Unfinished stages: tune, extract, compare; measure and correlate where there is data; rank.
+
+        Raises IndicatorInputError, at once: an indicator of the study reads what is refused of its model.
+        """
+        if reason := self._foresee(list(self.settings.tasks)):
+            foresight.refuse_indicators(self, reason)
         signatures = self.extract()
         self.compare()
         report = self.correlate() if self.measurable and len(signatures) > 1 else None
@@ -332,6 +340,17 @@ class Pipeline(Workspace):
                 ]
         return inputs
 
+    def _foresee(self, names: Sequence[str]) -> str | None:
+        """Say, before what is to be extracted is tuned, why it will have no predictivity; None if it will."""
+        if reason := foresight.refused_ahead(self, names):
+            self._say_refusal(reason)
+        return reason
+
+    def _say_refusal(self, reason: str) -> None:
+        if reason not in self._refusals:  # it is the model's, not a task's
+            self._refusals.add(reason)
+            self.report(reason)
+
     def _extracted(self, name: str, prompts: Sequence[SoftPrompt]) -> Signature:
         file, inputs = self.study.signature_file(name), self.signature_inputs(name, prompts)
         if file.is_file():
@@ -355,7 +374,7 @@ class Pipeline(Workspace):
         settings = self.settings
         quantized = settings.signatures.quantized
         if refused := refusal(settings.model.name, self.backbone.quantization, quantized):
-            self.report(f"  {name}: {refused}")  # the study goes on with what the prompts alone do
+            self._say_refusal(refused)  # the study goes on with what the prompts alone do
             return extract_refused(self.backbone, self.task(name), prompts, refused)
         return extract(
             self.backbone,

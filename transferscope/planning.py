@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from transferscope import measuring, pairing, store, templates, transfer
+from transferscope import foresight, measuring, pairing, store, templates, transfer
 from transferscope.activations import Probe
 from transferscope.attachment import attach
 from transferscope.encoding import Encoded, buckets, encode, in_order
@@ -26,7 +26,6 @@ from transferscope.outline import Sizes, outline, product_rate, statistics_bytes
 from transferscope.pipeline import Pipeline
 from transferscope.probing import sample_of_train
 from transferscope.prompts import RECORD, SoftPrompt, load_prompt
-from transferscope.quantization import refusal
 from transferscope.signatures import load_signature
 from transferscope.streaming import COMPAT_BATCH, within_cache
 from transferscope.tasks import Task
@@ -144,6 +143,11 @@ class _Planner:
         spread = self.settings.model.device_map is not None
         return choose_device("auto" if spread else self.settings.model.device)
 
+    @cached_property
+    def refused(self) -> str | None:
+        """Why no predictivity will be extracted."""
+        return foresight.refused_predictivity(self.study)
+
     @property
     def template(self) -> str:
         return self.settings.template or templates.DEFAULTS[self.backbone.architecture.kind]
@@ -206,8 +210,7 @@ class _Planner:
         """One trial, and the bytes of its statistics."""
         spec, settings = self.settings.tasks[name], self.settings
         blank = Batches(1, 1 + beside, self.sizes.flops(1, 1 + beside), 1 + beside)
-        quantized = settings.model.quantization, settings.signatures.quantized
-        if not spec.has_data or self.study.task(name).kind == "generation" or refusal(name, *quantized):
+        if not spec.has_data or self.study.task(name).kind == "generation" or self.refused:
             return blank, 0
         task, total = self.study.task(name), blank
         for split in (task.train, task.dev):
@@ -350,6 +353,8 @@ class _Planner:
             found.append(
                 "the model is not known to this study yet, or has changed: nothing is taken for done"
             )
+        if self.refused and self.study.with_data:
+            found.append(self.refused)
         beside = [name for name in self.settings.indicators or () if pairing.concerns(name)]
         if beside:
             found.append(f"not counted: the passes of indicators that read data ({', '.join(beside)})")

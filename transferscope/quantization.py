@@ -60,10 +60,21 @@ def kind_of(model: Any) -> str | None:
         return "8bit"
     if getattr(model, "is_loaded_in_4bit", False):
         return "4bit"
-    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    return declared(getattr(getattr(model, "config", None), "quantization_config", None))
+
+
+def declared(config: Any) -> str | None:
+    """What a configuration's ``quantization_config`` (a mapping or an object; None: none) says of a model.
+
+    "8bit" and "4bit" where bitsandbytes is to load it so, else the method's name.
+    """
     if config is None:
         return None
-    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
+    fields = config if isinstance(config, dict) else vars(config)
+    for kind in KINDS:
+        if fields.get(f"load_in_{kind}") or fields.get(f"_load_in_{kind}"):
+            return kind
+    method = fields.get("quant_method")
     return str(getattr(method, "value", method))
 
 
