@@ -125,6 +125,7 @@ def remeasured(
     examples: Mapping[str, int] | None = None,
     dropped: Mapping[str, int | None] | None = None,
     spent: int | None = None,
+    known: int = 0,
     exhaustive: int | None = None,
 ) -> Ranking:
     """A ranking with the sources that were measured on the target on top, by value; the others as predicted.
@@ -132,7 +133,8 @@ def remeasured(
     `examples`: how many each value rests on (None: all of the dev split); `dropped`: after which round of a
     race a source was left out (None: it was left at the end), given for a race alone. Sources dropped earlier
     stand lower whatever their value, which is one of fewer examples. `spent` forward passes (source x
-    example) stand in the notes against `exhaustive`, those of measuring every source of the ranking.
+    example), `known` of them from before, stand in the notes against `exhaustive`, those of measuring every
+    source of the ranking.
 
     Raises InputError: a value of a source that is not in the ranking, or that is not finite.
     """
@@ -147,7 +149,7 @@ def remeasured(
     whole = len(top) == len(by_name) and (spent == exhaustive if dropped is not None else True)
     said = [
         _about_race(sources, dropped) if dropped is not None else _about_values(sources, len(top)),
-        *_about_cost(spent, exhaustive),
+        *_about_cost(spent, known, exhaustive),
         _about_rest(ranking, sources, len(top), whole),
     ]
     old = {about_measuring(ranking.sources, by) for by in ("score", "type and score")}
@@ -203,12 +205,14 @@ def _about_race(sources: Sequence[RankedSource], dropped: Mapping[str, int | Non
     )
 
 
-def _about_cost(spent: int | None, exhaustive: int | None) -> list[str]:
+def _about_cost(spent: int | None, known: int, exhaustive: int | None) -> list[str]:
     if spent is None or not exhaustive:
         return []
+    now = spent - known
+    before = f", and {known} that were known from before" if known else ""
     return [
-        f"Forward passes (source x example): {spent} of the {exhaustive} that measuring every source on "
-        f"every example takes ({spent / exhaustive:.0%})."
+        f"Forward passes (source x example): {now} of the {exhaustive} that measuring every source on "
+        f"every example takes ({now / exhaustive:.0%}){before}."
     ]
 
 

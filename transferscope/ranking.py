@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -200,6 +200,7 @@ def measured_only(
     examples: Mapping[str, int] | None = None,
     dropped: Mapping[str, int | None] | None = None,
     spent: int | None = None,
+    known: int = 0,
     exhaustive: int | None = None,
 ) -> Ranking:
     """Rank sources by what was measured on the target alone: no indicator, as for a target with no prompt.
@@ -212,7 +213,8 @@ def measured_only(
     ranked = [RankedSource(0, name, None, None, None, None, None, facts.types.get(name)) for name in values]
     why = "No indicator: the order is by what was measured on the target alone."
     found = _ranking(model, None, replace(facts, measured={}), ranked, [why], prefer_same_type=False)
-    return remeasured(found, values, examples=examples, dropped=dropped, spent=spent, exhaustive=exhaustive)
+    seen: dict[str, Any] = {"examples": examples, "dropped": dropped}
+    return remeasured(found, values, **seen, spent=spent, known=known, exhaustive=exhaustive)
 
 
 def _one_of(matrices: Sequence[IndicatorMatrix], indicator: str | None) -> IndicatorMatrix:

@@ -13,9 +13,9 @@ from transferscope.errors import InputError
 from transferscope.metrics import metric as find_metric
 from transferscope.ordering import Ranking
 from transferscope.prompts import SoftPrompt
+from transferscope.raced import Evaluations
 from transferscope.racing import RaceResult, race, stratified
 from transferscope.workspace import Workspace
-from transferscope.zero_shot import ZeroShot
 
 Prompts = Mapping[str, Sequence[SoftPrompt]]
 
@@ -95,7 +95,7 @@ def _about_adapting(indicator: str, values: Mapping[str, float], target: str, ow
 def race_first(workspace: Workspace, found: Ranking, measure: int | None, protocol: str | None) -> Ranking:
     """A ranking whose first ``measure`` sources (None: all) race on the target's dev split."""
     names = ordering.first(found, len(found.sources) if measure is None else measure)
-    result, trials = _race(workspace, found.target, names, protocol)
+    result, trials, known = _race(workspace, found.target, names, protocol)
     examples = len(workspace.task(found.target).dev)
     everyone = [source.source for source in found.sources]
     return ordering.remeasured(
@@ -104,6 +104,7 @@ def race_first(workspace: Workspace, found: Ranking, measure: int | None, protoc
         examples=result.examples,
         dropped=result.dropped,
         spent=result.spent * trials,
+        known=known,
         exhaustive=len(everyone) * examples * trials,
     )
 
@@ -113,7 +114,7 @@ def race_all(workspace: Workspace, target: str, protocol: str | None) -> Ranking
     names = [name for name in workspace.settings.tasks if name != target]
     if not names:
         raise InputError(f"there is no source for {target!r}: at least one other task is needed")
-    result, trials = _race(workspace, target, names, protocol)
+    result, trials, known = _race(workspace, target, names, protocol)
     return ranking.measured_only(
         target,
         result.values,
@@ -122,14 +123,15 @@ def race_all(workspace: Workspace, target: str, protocol: str | None) -> Ranking
         examples=result.examples,
         dropped=result.dropped,
         spent=result.spent * trials,
+        known=known,
         exhaustive=result.exhaustive * trials,
     )
 
 
 def _race(
     workspace: Workspace, target: str, names: Sequence[str], protocol: str | None
-) -> tuple[RaceResult, int]:
-    """The race, and how many prompts of each source ran in it."""
+) -> tuple[RaceResult, int, int]:
+    """The race, how many prompts of each source ran in it, and of how many passes the outcome was known."""
     chosen = protocol or measuring.default_protocol(workspace)
     if chosen != transfer.ZERO_SHOT:
         raise InputError(
@@ -138,20 +140,16 @@ def _race(
         )
     task, prompts = workspace.task(target), workspace.tune(list(names))
     trials = min(len(several) for several in prompts.values())
-    settings = workspace.settings
-    scorer = ZeroShot(
-        workspace.scoring_backbone(task),
-        task,
-        max_length=settings.max_length,
-        token_budget=workspace.token_budget,
-    )
-    known = find_metric(task.metric)
+    evaluations, known = Evaluations(workspace, target), find_metric(task.metric)
 
     def measure(alive: Sequence[str], positions: np.ndarray) -> np.ndarray:
         # The seeds of a source side by side, [n, R C]: its value is the mean of theirs.
         return np.stack(
             [
-                np.concatenate([scorer.statistics(p, positions) for p in prompts[name][:trials]], axis=1)
+                np.concatenate(
+                    [evaluations.statistics(name, prompt, positions) for prompt in prompts[name][:trials]],
+                    axis=1,
+                )
                 for name in alive
             ]
         )
@@ -167,7 +165,7 @@ def _race(
         order=stratified([example.label for example in task.dev]),
         progress=lambda done, total, text: workspace.progress("race", done, total, text),
     )
-    return result, trials
+    return result, trials, result.spent * trials - evaluations.new
 
 
 def _exhaustive(workspace: Workspace, names: Sequence[str], examples: int) -> int:

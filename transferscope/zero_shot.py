@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,6 @@ from transferscope import attachment
 from transferscope.encoding import Encoded, encode, room
 from transferscope.errors import InputError
 from transferscope.evaluation import Evaluation, Prepared, evaluate, evaluate_several, prepared
-from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone
 from transferscope.prompts import SoftPrompt
 from transferscope.readouts import readout_for
@@ -51,15 +51,14 @@ class ZeroShot:
         data = self.batches(several[0].rows)
         return evaluate_several(several, self.readout, data, metric=self.target.metric)
 
-    def statistics(self, prompt: SoftPrompt, positions: Sequence[int] | np.ndarray) -> np.ndarray:
-        """What each of n examples of the dev split adds to the metric under this prompt, float64 [n, C]."""
+    def predictions(self, prompt: SoftPrompt, positions: Sequence[int] | np.ndarray) -> Any:
+        """What is predicted for each of n examples of the dev split: class ids int64 [n], or n texts."""
         attached = attachment.attach(self.backbone, prompt)
         data = self.encoded(attached.rows).take(positions)
         found = evaluate(
             attached, self.readout, data, metric=self.target.metric, token_budget=self.token_budget
         )
-        known = find_metric(self.target.metric)
-        return known.statistics(data.gold, found.predictions, self.target.classes or None)
+        return found.predictions
 
     def encoded(self, rows: int) -> Encoded:
         """The dev split as token ids; again only where prompts of other lengths leave other room."""
