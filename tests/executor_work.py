@@ -64,18 +64,23 @@ def die() -> None:
 
 def perform_dying(unit: Any) -> tuple[str, ...]:
     """`units.perform`, killed once in the middle of each kind of unit: a tuning that has saved its state, an
-    extraction in its second trial, a block that has a cell.
+    extraction in its second trial, a block that has a cell, features of one prompt of two.
     """
-    from transferscope import measurement, units
+    from transferscope import measurement, pieces, units
     from transferscope.cells import TargetCells
+    from transferscope.pairing import TargetFeatures
+    from transferscope.raced import Evaluations
     from transferscope.tuning_run import TuningRun
 
     victims: dict[type[Any], tuple[Any, str, int]] = {
         units.Tuning: (TuningRun, "save", 1),
         units.Extraction: (measurement, "stimulate", 2),
         units.Measurement: (TargetCells, "add", 1),
+        pieces.Start: (TuningRun, "save", 1),
+        pieces.Features: (TargetFeatures, "get", 1),
+        pieces.Predictions: (Evaluations, "run", 1),
     }
-    kind = type(unit)
+    kind = type(getattr(unit, "piece", unit))
     if kind in victims and first(Path(unit.study).parent / f"died-{kind.__name__}"):
         owner, name, calls = victims[kind]
         setattr(owner, name, _deadly(getattr(owner, name), calls))

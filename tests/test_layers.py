@@ -163,6 +163,7 @@ LEVELS: dict[str, float] = {
     "workspace": 8,
     "measuring": 8.5,
     "pairing": 8.6,
+    "pieces": 1,
     "raced": 8.6,
     "foresight": 8.7,
     "selection": 8.7,

@@ -14,11 +14,12 @@ from transferscope.errors import InputError
 from transferscope.executors import Executor
 from transferscope.measuring import Prompts
 from transferscope.models import Backbone
+from transferscope.pieces import Piece
 from transferscope.pipeline import Pipeline
 from transferscope.prompts import SoftPrompt
 from transferscope.signatures import Signature
 from transferscope.transfer import TransferMatrix
-from transferscope.units import Extraction, Measurement, Preparation, Tuning, Unit, UnitStudy, perform
+from transferscope.units import Ahead, Extraction, Measurement, Preparation, Tuning, Unit, UnitStudy, perform
 from transferscope.workspace import Progress, Report
 
 PARTS = 4  # units of measuring for each worker, so that none waits long for the last
@@ -65,13 +66,12 @@ class DistributedPipeline(Pipeline):
         if given := [name for name in self.given(names) if name not in self._prompts]:
             super().tune(given)
         untuned = [name for name in names if name not in self._prompts]
-        units = [
+        every = [
             Tuning(self._address, self._opening, name, seed)
             for name in untuned
             for seed in self.settings.seeds
-            if not self._there.has_prompt(name, seed)
         ]
-        if units:
+        if units := [unit for unit in every if not self._there.has(unit)]:
             # Of all tasks, so that a mistake in the last one shows before hours of work.
             self._spread("check", [Preparation(self._address, self._opening, tuple(untuned))])
             self._spread("tune", units)
@@ -121,6 +121,14 @@ class DistributedPipeline(Pipeline):
         self._spread("measure", units)
         return super().measure(protocol, targets=targets, sources=sources)
 
+    def ahead(self, pieces: Sequence[Piece]) -> bool:
+        """Pieces that a stage goes through next: those that are not there are done by the executor."""
+        units = [Ahead(self._address, self._opening, piece) for piece in pieces]
+        missing = [unit for unit in units if not self._there.has(unit)]
+        for stage in dict.fromkeys(unit.piece.stage for unit in missing):
+            self._spread(stage, [unit for unit in missing if unit.piece.stage == stage])
+        return bool(missing)
+
     def _spread(self, stage: str, units: Sequence[Unit]) -> None:
         if not units:
             return
@@ -148,10 +156,10 @@ class _There(UnitStudy):
     def _refuse(self) -> NoReturn:
         raise _Absent
 
-    def has_prompt(self, task: str, seed: int) -> bool:
-        """Whether a prompt need not be tuned. If that cannot be said it is missing: tuning says why."""
+    def has(self, unit: Unit) -> bool:
+        """Whether a unit is done. If that cannot be said it is not: doing it says why."""
         try:
-            self.tuning(task, seed)
+            unit.do(self)
         except (_Absent, InputError):
             return False
         return True

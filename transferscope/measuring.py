@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from transferscope import cells, initialisation, safe_precision, store, transfer
 from transferscope.cells import TargetCells
 from transferscope.errors import InputError, suggest
 from transferscope.initialisation import InitComparison, InitRun
+from transferscope.pieces import Cells, Start
 from transferscope.prompts import SoftPrompt
 from transferscope.settings import TuningSettings
 from transferscope.staleness import say_again
@@ -238,17 +239,13 @@ def compare_starts(
     if with_random and base.init != "random":
         starts[initialisation.RANDOM] = ()
     grid = [(start, rate, seed) for start in starts for rate in dict.fromkeys(rates) for seed in chosen]
+    if settings is None:
+        _ahead(workspace, target, grid, sources, shots)
     runs = []
     for number, (start, rate, seed) in enumerate(grid):
         tuning = tuning_of(base, start, rate, shots)
-        prompt, _ = workspace.tuned(
-            task if shots is None else initialisation.few_shot(task, shots, seed),
-            run_folder(workspace, target, start, tuning, seed, shots),
-            seed=seed,
-            settings=tuning,
-            init_from=_of_seed(starts[start], seed),
-            progress=turn(workspace.progress, "init", number, len(grid), f"{start} -> "),
-        )
+        progress = turn(workspace.progress, "init", number, len(grid), f"{start} -> ")
+        prompt = tune_start(workspace, target, start, starts[start], tuning, seed, shots, progress)
         runs.append(InitRun.of(start, prompt))
     untouched = _untouched(workspace, target, sources) if sources else {}
     return initialisation.compare_starts(
@@ -260,6 +257,47 @@ def compare_starts(
         steps=base.steps,
         tolerance=study.transfer.tolerance,
     )
+
+
+def tune_start(
+    workspace: Workspace,
+    target: str,
+    start: str,
+    prompts: Sequence[SoftPrompt],
+    tuning: TuningSettings,
+    seed: int,
+    shots: int | None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> SoftPrompt:
+    """One run of `compare_starts`: a target tuned from a start, whose prompts these are, or read."""
+    task = workspace.task(target)
+    prompt, _ = workspace.tuned(
+        task if shots is None else initialisation.few_shot(task, shots, seed),
+        run_folder(workspace, target, start, tuning, seed, shots),
+        seed=seed,
+        settings=tuning,
+        init_from=_of_seed(prompts, seed),
+        progress=progress,
+    )
+    return prompt
+
+
+def _ahead(
+    workspace: Workspace,
+    target: str,
+    grid: Sequence[tuple[str, float, int]],
+    sources: Mapping[str, Sequence[SoftPrompt]],
+    shots: int | None,
+) -> None:
+    """Runs from tasks of the study and from controls, and those tasks untouched, may be done elsewhere.
+
+    A folder that a start was read from may be on this machine alone.
+    """
+    tasks = tuple(name for name in sources if name in workspace.settings.tasks)
+    known = (*tasks, initialisation.SCRATCH, initialisation.RANDOM)
+    workspace.ahead([Start(target, start, rate, seed, shots) for start, rate, seed in grid if start in known])
+    protocol = default_protocol(workspace)
+    workspace.ahead([Cells(protocol, target, tasks, (name,)) for name in tasks])
 
 
 def tuning_of(base: TuningSettings, start: str, rate: float, shots: int | None) -> TuningSettings:

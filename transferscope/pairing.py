@@ -22,6 +22,7 @@ from transferscope.errors import IndicatorInputError, InputError
 from transferscope.ordering import Ranking
 from transferscope.pair_comparison import Column
 from transferscope.pair_features import Extractor, PairFeatures, load_features, save_features, source_readout
+from transferscope.pieces import Features, Profile
 from transferscope.profiles import TaskProfile, load_profile, profile, save_profile
 from transferscope.prompts import SoftPrompt
 from transferscope.staleness import say_again
@@ -69,6 +70,8 @@ def compare_pairs(
     named = workspace.chosen(sources)
     with_own = any(record.convention != "score" for record in records)
     prompts = workspace.tune(list(dict.fromkeys([*named, *(goals if with_own else [])])))
+    under = {target: dict.fromkeys([*named, *([target] if with_own else [])]) for target in goals}
+    workspace.ahead([Features(target, source) for target, several in under.items() for source in several])
     columns: dict[str, Column] = {}
     for number, target in enumerate(goals):
         stored = TargetFeatures(workspace, target)
@@ -228,19 +231,20 @@ def profiles_of(workspace: Workspace, parts: Sequence[str]) -> dict[str, TaskPro
     names = workspace.with_data
     own = any(part != "texts" for part in parts)
     prompts = workspace.tune(names) if own and names else {}
+    workspace.ahead([Profile(name, tuple(parts)) for name in names])
     found = {}
     for number, name in enumerate(names):
         progress = turn(workspace.progress, "profile", number, len(names))
-        found[name] = _profile(workspace, name, prompts.get(name, ()), parts, progress)
+        found[name] = profile_of(workspace, name, prompts.get(name, ()), parts, progress)
     return found
 
 
-def _profile(
+def profile_of(
     workspace: Workspace,
     name: str,
     prompts: Sequence[SoftPrompt],
     parts: Sequence[str],
-    progress: Callable[[int, int, str], None],
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> TaskProfile:
     """``profiles/<task>.safetensors``: the parts that are current are read, the others are added."""
     settings = workspace.settings

@@ -15,6 +15,7 @@ import numpy as np
 from transferscope import safe_precision, store
 from transferscope.errors import StoreError
 from transferscope.metrics import metric as find_metric
+from transferscope.pieces import Predictions
 from transferscope.prompts import SoftPrompt
 from transferscope.workspace import Workspace
 from transferscope.zero_shot import ZeroShot
@@ -76,6 +77,24 @@ class Evaluations:
             "predictions": list(known.found.values()),
         }
         store.write_json(self._path(source, prompt.seed), record, versioned=True)
+
+    def ahead(self, prompts: Mapping[str, Sequence[SoftPrompt]], positions: np.ndarray) -> None:
+        """What is missing at these positions may be done elsewhere first; it counts as new."""
+        every = [(source, prompt) for source, several in prompts.items() for prompt in several]
+        before = [self.missing(source, prompt, positions) for source, prompt in every]
+        pieces = [
+            Predictions(self.target, source, prompt.seed, tuple(left))
+            for (source, prompt), left in zip(every, before, strict=True)
+            if left
+        ]
+        if self.workspace.ahead(pieces):
+            self.forget()
+            after = sum(len(self.missing(source, prompt, positions)) for source, prompt in every)
+            self.new += sum(map(len, before)) - after
+
+    def forget(self) -> None:
+        """Read again what is asked for next: another process may have added to it."""
+        self._known.clear()
 
     def missing(self, source: str, prompt: SoftPrompt, positions: Sequence[int] | np.ndarray) -> list[int]:
         """Those of these positions that are still to be run."""

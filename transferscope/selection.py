@@ -12,6 +12,7 @@ from transferscope.comparison import IndicatorMatrix
 from transferscope.errors import InputError
 from transferscope.metrics import metric as find_metric
 from transferscope.ordering import Ranking
+from transferscope.pieces import Cells
 from transferscope.prompts import SoftPrompt
 from transferscope.raced import Evaluations
 from transferscope.racing import RaceResult, race, stratified
@@ -32,6 +33,7 @@ def measure_first(workspace: Workspace, found: Ranking, measure: int, protocol: 
         for prompt in several
         if stored.get(name, prompt.seed, prompt.fingerprint) is None
     ]
+    workspace.ahead([Cells(chosen, found.target, tuple(names), (name,)) for name in names])
     cells = measuring.measure_column(workspace, found.target, prompts, chosen, with_controls=False)
     measuring.write_table(workspace)
     values = {name: float(np.mean([c.value for c in cells if c.source == name])) for name in names}
@@ -143,6 +145,7 @@ def _race(
     evaluations, known = Evaluations(workspace, target), find_metric(task.metric)
 
     def measure(alive: Sequence[str], positions: np.ndarray) -> np.ndarray:
+        evaluations.ahead({name: prompts[name][:trials] for name in alive}, positions)
         # The seeds of a source side by side, [n, R C]: its value is the mean of theirs.
         return np.stack(
             [

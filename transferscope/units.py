@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from transferscope import measuring
 from transferscope.errors import StudyError
+from transferscope.pairing import TargetFeatures, profile_of
+from transferscope.pieces import Cells, Features, Piece, Predictions, Profile, Start
 from transferscope.pipeline import Pipeline, open_study
 from transferscope.prompts import SoftPrompt, load_prompt
+from transferscope.raced import Evaluations
 from transferscope.signatures import Signature
 
 
@@ -27,6 +31,9 @@ class UnitStudy(Pipeline):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.said: list[str] = []
+        # Of the last target, whose data are then encoded: the next unit is often of the same one.
+        self._features: TargetFeatures | None = None
+        self._raced: Evaluations | None = None
         super().__init__(*args, report=lambda line: self.said.append(line), **options)
 
     def prepare(self, tasks: tuple[str, ...]) -> None:
@@ -48,6 +55,38 @@ class UnitStudy(Pipeline):
         """The cells of some sources and controls on one target, of a column with all these sources."""
         prompts = {name: self.prompts_of(name) for name in sources}
         measuring.measure_column(self, target, prompts, protocol, block=block)
+
+    def start(self, piece: Start) -> None:
+        """A target tuned from a task of the study or a control."""
+        prompts = self.prompts_of(piece.start) if piece.start in self.settings.tasks else ()
+        tuning = measuring.tuning_of(self.settings.tuning, piece.start, piece.rate, piece.shots)
+        measuring.tune_start(self, piece.target, piece.start, prompts, tuning, piece.seed, piece.shots)
+
+    def cells(self, piece: Cells) -> None:
+        """`measurement`, without controls."""
+        prompts = {name: self.prompts_of(name) for name in piece.sources}
+        how: dict[str, Any] = {"with_controls": False, "block": piece.block}
+        measuring.measure_column(self, piece.target, prompts, piece.protocol, **how)
+
+    def features(self, piece: Features) -> None:
+        """A target's data under the prompts of a source."""
+        if self._features is None or self._features.target != piece.target:
+            self._features = TargetFeatures(self, piece.target)
+        for prompt in self.prompts_of(piece.source):
+            self._features.get(piece.source, prompt)
+
+    def profile(self, piece: Profile) -> None:
+        """Parts of a task's profile; of texts alone without prompts."""
+        own = any(part != "texts" for part in piece.parts)
+        profile_of(self, piece.task, self.prompts_of(piece.task) if own else (), piece.parts)
+
+    def predictions(self, piece: Predictions) -> None:
+        """Examples of a target under one prompt of a source."""
+        if self._raced is None or self._raced.target != piece.target:
+            self._raced = Evaluations(self, piece.target)
+        self._raced.forget()
+        (prompt,) = (one for one in self.prompts_of(piece.source) if one.seed == piece.seed)
+        self._raced.run(piece.source, prompt, piece.positions)
 
     def prompts_of(self, task: str) -> tuple[SoftPrompt, ...]:
         """The prompts of a task, read once."""
@@ -129,6 +168,26 @@ class Measurement(Unit):
 
     def __str__(self) -> str:
         return f"measuring {self.protocol} on {self.target}, from {', '.join(self.block)}"
+
+
+@dataclass(frozen=True)
+class Ahead(Unit):
+    """A piece of work that a stage said comes next."""
+
+    piece: Piece
+
+    def do(self, study: UnitStudy) -> None:
+        ways: dict[type[Piece], Callable[[Any], None]] = {
+            Start: study.start,
+            Cells: study.cells,
+            Features: study.features,
+            Profile: study.profile,
+            Predictions: study.predictions,
+        }
+        ways[type(self.piece)](self.piece)
+
+    def __str__(self) -> str:
+        return str(self.piece)
 
 
 def perform(unit: Unit) -> tuple[str, ...]:

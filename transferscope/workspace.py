@@ -12,6 +12,7 @@ from transferscope import safe_precision, store, token_budget
 from transferscope.errors import InputError, PromptError, StudyError, TaskError, suggest
 from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone, load_backbone
+from transferscope.pieces import Piece
 from transferscope.prompts import RECORD, SoftPrompt, find_prompts, load_prompt, save_prompt
 from transferscope.readouts import head_words
 from transferscope.settings import StudySettings, TuningSettings
@@ -159,6 +160,13 @@ class Workspace:
             if name not in self.settings.tasks:
                 raise StudyError(f"the study has no task {name!r}. {suggest(name, self.settings.tasks)}")
         return list(dict.fromkeys(names))
+
+    def ahead(self, pieces: Sequence[Piece]) -> bool:
+        """These pieces come next, of prompts that are there. Whether any was done now, elsewhere, say.
+
+        Here they are left to the stage, which does what it does not find done.
+        """
+        return False
 
     @property
     def loaded(self) -> dict[str, tuple[SoftPrompt, ...]]:

@@ -12,7 +12,11 @@ from transferscope.cli import main
 from transferscope.errors import StudyError
 from transferscope.executors.processes import Processes
 
-COMMANDS = [["run", "s"], ["tune", "--study", "s"], ["extract", "--study", "s"], ["measure", "--study", "s"]]
+COMMANDS = [
+    ["run", "s"],
+    ["rank", "t", "--study", "s"],
+    *([verb, "--study", "s"] for verb in ("tune", "extract", "compare", "measure")),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])

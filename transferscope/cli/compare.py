@@ -9,6 +9,8 @@ import click
 from transferscope.cli.options import (
     PlaceType,
     emit,
+    executor_goes_with,
+    executor_options,
     open_study,
     output_options,
     plot_option,
@@ -36,6 +38,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Two studies: how alike their models are.",
 )  # fmt: skip
 @click.option("--indicator", "names", multiple=True, help="Only this one (can be repeated).")
+@executor_options
 @output_options
 @plot_option
 def command(
@@ -66,6 +69,7 @@ def command(
     given = (study is not None) + bool(prompts) + (table is not None) + bool(models)
     if given != 1 or (more and not prompts) or len(models) > 1:
         raise click.UsageError("give one of --study DIR, --prompts DIR..., --indicators FILE, --models A B")
+    executor_goes_with(study)
     if models:
         from transferscope.model_comparison import compare_models
 

@@ -136,6 +136,12 @@ def executor_options(function: F) -> F:
     return option("--executor", EXECUTOR, where, metavar="serial|processes|ray")(function)
 
 
+def executor_goes_with(study: Path | None) -> None:
+    """Refuse an executor where there is no study whose work it could do."""
+    if study is None and EXECUTOR in click.get_current_context().meta:
+        raise click.UsageError("--executor goes with --study")
+
+
 def _executor() -> Any:
     """The executor that the options ask for, as long as the command runs; None where they say nothing."""
     context = click.get_current_context()

@@ -10,6 +10,8 @@ import click
 from transferscope.cli.options import (
     PlaceType,
     emit,
+    executor_goes_with,
+    executor_options,
     open_study,
     output_options,
     plot_option,
@@ -48,6 +50,7 @@ PROTOCOLS = ("zero-shot", "linear-probe")
     type=click.Choice(PROTOCOLS),
     help="How to measure. [default: zero-shot, or linear-probe for a study with classifier heads]",
 )
+@executor_options
 @output_options
 @plot_option
 def command(
@@ -88,6 +91,7 @@ def command(
     if (more and not prompts) or (study and (types or transfer)):
         raise click.UsageError("folders go with --prompts, --types and --transfer with it or --indicators")
     how: dict[str, Any] = {"indicator": indicator, "measure": measure, "prefer_same_type": prefer_same_type}
+    executor_goes_with(study)
     if study is not None:
         found = open_study(study).rank(target, race=race, adaptive=adaptive, protocol=protocol, **how)
     else:
