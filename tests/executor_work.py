@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,31 @@ def _deadly(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
         return found
 
     return called
+
+
+def unless_doomed(path: str) -> str:
+    """The node that this is on; on the one that the file `doomed` beside the path names, wait for its end."""
+    folder, here = Path(path).parent, node(0)
+    (folder / f"on-{here}").touch()
+    for _ in range(1200):
+        if (folder / "doomed").read_text() != here:
+            return here
+        time.sleep(0.1)
+    raise TimeoutError(f"{here} is still there")
+
+
+def perform_unless_doomed(unit: Any) -> tuple[str, ...]:
+    """`units.perform`; on a node that is to go the first tuning to have saved its state waits for the end."""
+    from transferscope import units
+    from transferscope.tuning_run import TuningRun
+
+    beside = str(Path(unit.study).parent / "unit")
+    if isinstance(unit, units.Tuning) and (Path(beside).parent / "doomed").read_text() == node(0):
+        save = TuningRun.save
+
+        def saved(*args: Any, **options: Any) -> Any:
+            save(*args, **options)
+            unless_doomed(beside)
+
+        TuningRun.save = saved  # type: ignore[method-assign]
+    return units.perform(unit)

@@ -13,7 +13,7 @@ from tests.executor_work import die_always, die_once, refuse, square, stumble, s
 from transferscope import executors
 from transferscope.errors import InputError, TaskError, WorkerError
 from transferscope.executors.processes import Processes, limit_threads, visible_gpus
-from transferscope.executors.scheduling import ATTEMPTS, Death, Outcome, Pool, attempt
+from transferscope.executors.scheduling import ATTEMPTS, PLACEMENTS, Death, Outcome, Pool, Unplaced, attempt
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ class Fake(Pool):
         self.doing[place] = (function, unit)
         self.most = max(self.most, len(self.doing))
 
-    def take(self) -> tuple[int, Outcome | Death]:
+    def take(self) -> tuple[int, Outcome | Death | Unplaced]:
         place = max(self.doing)  # the last one ends first
         function, unit = self.doing.pop(place)
         if self.deaths.get(unit, 0):
@@ -72,6 +72,33 @@ def test_every_unit_is_done_once_by_as_many_as_there_are() -> None:
     assert pool.most == 3
     assert not pool.stopped
     assert list(pool.map(square, [])) == []
+
+
+class Crowded(Fake):
+    """A pool in which so many workers find no room, and which then has one place."""
+
+    def __init__(self, workers: int, unplaced: int) -> None:
+        super().__init__(workers, {})
+        self.unplaced = unplaced
+
+    def places(self) -> range:
+        return range(1 if self.unplaced else self.workers)
+
+    def take(self) -> tuple[int, Outcome | Death | Unplaced]:
+        if not self.unplaced:
+            return super().take()
+        self.unplaced -= 1
+        return self.doing.popitem()[0], Unplaced("had no node")
+
+
+def test_a_unit_without_a_worker_waits_for_one_without_blame() -> None:
+    lines: list[str] = []
+    pool = Crowded(2, unplaced=PLACEMENTS - 1)
+    assert dict(pool.map(str.upper, "ab", report=lines.append)) == {"a": "A", "b": "B"}
+    assert pool.most == 2
+    assert lines == []
+    with pytest.raises(WorkerError, match="a: the process that did it died 3 times; the last time it had no"):
+        list(Crowded(2, unplaced=100).map(str.upper, "ab"))
 
 
 def test_a_unit_of_a_dead_worker_is_done_again_and_it_is_said() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from transferscope.errors import InputError
+from transferscope.errors import InputError, WorkerError
 from transferscope.executors.registry import executor
-from transferscope.executors.scheduling import Death, Outcome, Pool, attempt
+from transferscope.executors.scheduling import Death, Outcome, Pool, Unplaced, attempt
 
 CORES = 4  # on a cluster without GPUs, one worker for so many cores of a node
+PATIENCE = 5.0  # seconds without an end after which we look whether all workers still have a node
 
 
 class _Worker:
@@ -27,6 +29,7 @@ class OnRay(Pool):
     ``address``: "auto", HOST:PORT or ray://...; None: the one of RAY_ADDRESS, else a cluster of this machine
     alone, for as long as it is needed. A connection that this process has already is used. ``workers`` None:
     all GPUs, else one for every four cores of a node. The nodes need this package and the study's folder.
+    A node that is lost takes its workers with it; the others do their units, and a new node takes part.
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None) -> None:
@@ -35,14 +38,14 @@ class OnRay(Pool):
         self._connected = not self._ray.is_initialized()
         if self._connected:
             self._connect(address)
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         try:
-            number, self.needs = shares(nodes, workers)
+            number, self.needs = shares(self._nodes(), workers)
             super().__init__(number)
         except InputError:
             self._disconnect()
             raise
         self._actors: dict[int, Any] = {}
+        self._started: dict[int, Any] = {}  # what ends when the actor has a process
         self._busy: dict[Any, int] = {}
 
     def _connect(self, address: str | None) -> None:
@@ -54,14 +57,36 @@ class OnRay(Pool):
             line = " ".join(str(error).split())
             raise InputError(f"no connection to a Ray cluster {where}: {line}") from None
 
+    def _nodes(self) -> list[Mapping[str, float]]:
+        """The resources of each node that is alive."""
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+
+    def places(self) -> Sequence[int]:
+        """Those with a worker, and as many more as the nodes that are left have room for."""
+        if len(self._actors) == self.workers:
+            return range(self.workers)
+        number = room(self._nodes(), self.needs)
+        if not number and not self._actors:
+            needs = f"{self.needs['num_cpus']:g} CPU cores and {self.needs['num_gpus']:g} GPUs"
+            raise WorkerError(
+                f"no node of the Ray cluster is left that has {needs} for a worker. What was finished is kept"
+            )
+        others = [place for place in range(self.workers) if place not in self._actors]
+        return [*self._actors, *others[: max(0, number - len(self._actors))]]
+
     def give(self, place: int, function: Callable[[Any], Any], unit: Any) -> None:
         if place not in self._actors:
             options = {"max_restarts": 0, "scheduling_strategy": "SPREAD", **self.needs}
             self._actors[place] = self._ray.remote(_Worker).options(**options).remote()
+            self._started[place] = self._actors[place].__ray_ready__.remote()
         self._busy[self._actors[place].attempt.remote(function, unit)] = place
 
-    def take(self) -> tuple[int, Outcome | Death]:
-        ended, _ = self._ray.wait(list(self._busy), num_returns=1)
+    def take(self) -> tuple[int, Outcome | Death | Unplaced]:
+        while not (ended := self._ray.wait(list(self._busy), num_returns=1, timeout=PATIENCE)[0]):
+            if (unplaced := self._without_room()) is not None:
+                self._drop(unplaced)
+                self._busy = {unit: place for unit, place in self._busy.items() if place != unplaced}
+                return unplaced, Unplaced("had no node to be on")
         place = self._busy.pop(ended[0])
         errors = self._ray.exceptions
         try:
@@ -70,14 +95,41 @@ class OnRay(Pool):
             lines = str(error).strip().splitlines()
             return place, Outcome(unexpected=(lines[-1], str(error)))
         except errors.RayError as error:
-            self._ray.kill(self._actors.pop(place))
-            return place, Death(f"was lost ({' '.join(str(error).split())[:300]})")
+            reason = f"was lost ({' '.join(str(error).split())[:300]})"
+            lost_before = not self._served(place) and not getattr(error, "actor_init_failed", False)
+            self._drop(place)
+            if not lost_before:
+                return place, Death(reason)
+            time.sleep(PATIENCE)  # it was sent to a node that is gone, which the cluster has yet to see
+            return place, Unplaced(reason)
         return place, outcome
 
+    def _without_room(self) -> int | None:
+        """A place whose worker waits for a node while those that are left hold no more workers."""
+        if len(self._actors) <= room(self._nodes(), self.needs):
+            return None
+        waits = (place for place in self._busy.values() if not self._begun(place))
+        return next(waits, None)
+
+    def _begun(self, place: int) -> bool:
+        """Whether the worker at a place has a process, or has had, or never will."""
+        return bool(self._ray.wait([self._started[place]], timeout=0)[0])
+
+    def _served(self, place: int) -> bool:
+        """Whether the worker at a place has ever had a process."""
+        try:
+            self._ray.get(self._started[place], timeout=0)
+        except self._ray.exceptions.RayError:  # the timeout is one, too
+            return False
+        return True
+
+    def _drop(self, place: int) -> None:
+        self._ray.kill(self._actors.pop(place))
+        self._started.pop(place)
+
     def stop(self) -> None:
-        for actor in self._actors.values():
-            self._ray.kill(actor)
-        self._actors.clear()
+        for place in list(self._actors):
+            self._drop(place)
         self._busy.clear()
 
     def close(self) -> None:
@@ -116,6 +168,19 @@ def shares(nodes: Sequence[Mapping[str, float]], workers: int | None) -> tuple[i
     most = max(cores)
     share = next(c for c in range(most, 0, -1) if sum(number // c for number in cores) >= max(chosen, 1))
     return chosen, {"num_cpus": share, "num_gpus": 0}
+
+
+def room(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
+    """How many workers with these needs fit on nodes with these resources.
+
+    >>> room([{"CPU": 8}, {"CPU": 3}], {"num_cpus": 2, "num_gpus": 0})
+    5
+    """
+    names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+    return sum(
+        min(int(node.get(names[need], 0) // number) for need, number in needs.items() if number)
+        for node in nodes
+    )
 
 
 def _installed() -> Any:

@@ -14,6 +14,7 @@ from transferscope.errors import InputError, TransferscopeError, WorkerError
 from transferscope.executors.registry import R, Report, U
 
 ATTEMPTS = 3  # a unit whose worker died so many times is not tried again
+PLACEMENTS = 12  # for a unit that so often found no worker, each further time counts as a death
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class Outcome:
 @dataclass(frozen=True)
 class Death:
     """A worker that died, and how, as the end of "the process that did it ..."."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unplaced:
+    """A worker that never was, for want of a node, and why (as in `Death`). Its unit is given to another."""
 
     reason: str
 
@@ -58,12 +66,16 @@ class Pool(ABC):
         """Have `attempt(function, unit)` done by the worker at this place (0 to workers - 1)."""
 
     @abstractmethod
-    def take(self) -> tuple[int, Outcome | Death]:
+    def take(self) -> tuple[int, Outcome | Death | Unplaced]:
         """Wait for the next unit to end, and say at which place."""
 
     @abstractmethod
     def stop(self) -> None:
         """End all workers, with what they are doing; `give` starts new ones."""
+
+    def places(self) -> Sequence[int]:
+        """The places that may have a worker now. Raises WorkerError: there is none, nor will there be."""
+        return range(self.workers)
 
     def close(self) -> None:
         """See `Executor.close`."""
@@ -73,11 +85,12 @@ class Pool(ABC):
         self, function: Callable[[U], R], units: Sequence[U], *, report: Report | None = None
     ) -> Iterator[tuple[U, R]]:
         """See `Executor.map`. Where it ends early, the workers are ended with it."""
-        waiting, doing, deaths = deque(range(len(units))), dict[int, int](), Counter[int]()
+        waiting, doing = deque(range(len(units))), dict[int, int]()
+        deaths, unplaced = Counter[int](), Counter[int]()
         finished = False
         try:
             while waiting or doing:
-                for place in range(self.workers):
+                for place in self.places():
                     if waiting and place not in doing:
                         doing[place] = waiting.popleft()
                         self.give(place, function, units[doing[place]])
@@ -86,9 +99,13 @@ class Pool(ABC):
                 if isinstance(outcome, Outcome):
                     yield units[number], _value(outcome, units[number])
                     continue
+                waiting.appendleft(number)
+                if isinstance(outcome, Unplaced):
+                    unplaced[number] += 1
+                    if unplaced[number] < PLACEMENTS:
+                        continue
                 deaths[number] += 1
                 _go_on(units[number], outcome, deaths[number], report)
-                waiting.appendleft(number)
             finished = True
         finally:
             if not finished:
@@ -114,7 +131,7 @@ def _value(outcome: Outcome, unit: Any) -> Any:
     return outcome.value
 
 
-def _go_on(unit: Any, death: Death, times: int, report: Report | None) -> None:
+def _go_on(unit: Any, death: Death | Unplaced, times: int, report: Report | None) -> None:
     if times >= ATTEMPTS:
         raise WorkerError(
             f"{unit}: the process that did it died {times} times; the last time it {death.reason}. What was "
