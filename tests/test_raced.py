@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.test_pipeline import contents, write_study
-from transferscope import raced, store, workspace
+from transferscope import raced, safe_precision, store, workspace
 from transferscope.errors import StoreError
 from transferscope.pipeline import Pipeline, open_study
 from transferscope.raced import Evaluations
@@ -163,6 +163,19 @@ def test_what_is_kept_is_what_measuring_finds(study: Path) -> None:
     right = np.concatenate([in_parts[0], in_parts[1][20:]])[:, 0]
     cell = opened.measure(targets=["films"], sources=["food"])
     assert right.mean() == pytest.approx(cell.per_seed[0, cell.sources.index("food"), 0])
+
+
+def test_on_a_device_for_bfloat16_a_race_stays_in_the_precision_it_began_in(
+    study: Path, asked: Counter[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safe_precision, "native", lambda device: True)
+    monkeypatch.setattr(safe_precision, "agreement", lambda *a, **k: safe_precision.Agreement(99, 1.0, 0.0))
+    first = race(study)
+    inputs = json.loads(kept(study)["films/food/0.json"])["inputs"]
+    assert inputs[safe_precision.KEY] == "bfloat16"
+    monkeypatch.setattr(workspace, "load_backbone", lambda *a, **k: pytest.fail("the model was loaded"))
+    assert race(study).sources == first.sources
+    assert set(asked.values()) == {1}
 
 
 def test_a_damaged_file_is_said(study: Path) -> None:
