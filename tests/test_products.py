@@ -172,6 +172,9 @@ def test_it_is_chosen_by_the_maker_of_the_processor(monkeypatch: pytest.MonkeyPa
     for slower in (False, True):
         monkeypatch.setattr(products, "mkl_is_slower", lambda slower=slower: slower)
         assert (Products.of(model) is not None) == (slower and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+    monkeypatch.setattr(products, "mkl_is_slower", lambda: True)
+    for unfit in (layers(nn.Linear).to("meta"), layers(nn.Linear).double(), nn.Sequential(nn.Identity())):
+        assert Products.of(unfit) is None
     monkeypatch.undo()
     for machine, cpuinfo, expected in (
         ("x86_64", "processor: 0\nvendor_id\t: AuthenticAMD\n", True),

@@ -38,8 +38,10 @@ class Products:
 
     @classmethod
     def of(cls, model: Any) -> Products | None:
-        """Those of a model on this machine; None where the stock kernels are the ones to use."""
-        return cls(model) if mkl_is_slower() and hasattr(torch.ops.mkldnn, "_linear_pointwise") else None
+        """Those of a frozen model; None where the stock kernels are the ones to use, as on a GPU."""
+        if not mkl_is_slower() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+            return None
+        return cls(model) if any(map(_takes, model.modules())) else None
 
     def faster(self) -> AbstractContextManager[None]:
         """While open, linear layers of the model multiply by oneDNN; gradients pass to what enters them."""
