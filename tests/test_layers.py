@@ -157,6 +157,7 @@ LEVELS: dict[str, float] = {
     "summary": 7.5,
     "summary_tables": 8.2,
     "outline": 2.6,
+    "counting": 9.1,
     "planning": 9.2,
     "planning_tables": 9.3,
     "exporters": 8,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests import by_hand, tiny
-from transferscope import architectures, measurement, text_cache, transfer, tuning
+from transferscope import architectures, streaming, text_cache, transfer, tuning
 from transferscope.activations import Probe, capture
 from transferscope.attachment import Attached, attach, placements, verbalizer
 from transferscope.encoding import Encoded, buckets, collate, encode, from_token_ids, prepared
@@ -276,7 +276,7 @@ def test_trials_are_measured_over_texts_that_are_read_once(
     made = backbone(name)
     task, train, dev = given(made)
     several = [prompt(made, seed) for seed in (0, 1, 2)]
-    monkeypatch.setattr(measurement, "TOGETHER_BYTES", together)
+    monkeypatch.setattr(streaming, "TOGETHER_BYTES", together)
     with counting(made) as seen:
         found = list(measure_several(several, train, dev, token_budget=80, subtasks=task.subtasks))
     tokens, examples = (sum(both) for both in zip(cells(train, 80), cells(dev, 80), strict=True))

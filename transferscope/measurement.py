@@ -29,7 +29,7 @@ from transferscope.errors import BackboneError, TaskError
 from transferscope.loading import attention
 from transferscope.models import Backbone, wrap
 from transferscope.quantization import refuse_predictivity
-from transferscope.streaming import TOGETHER_BYTES, How, Pass, Statistics, sides_of, stream, within_cache
+from transferscope.streaming import How, Pass, Statistics, in_one_pass, sides_of, stream, within_cache
 from transferscope.task_spec import Subtask, subtask_problem
 
 
@@ -156,11 +156,9 @@ def measure_several(
     _check_room(several[0], train, dev)
     balanced = classes > 2 if balanced is None else balanced
     shared = not compat and len(several) > 1 and all(one.shares_texts for one in several)
-    # float64 sums and counts by class, squares; of each subtask those of two sides
     cells = backbone.layers * probe.rows * backbone.neurons
-    each = 8 * cells * (2 * classes + 2 + 6 * len(subtasks))
-    size = max(1, TOGETHER_BYTES // each) if shared else 1
-    token_budget = within_cache(backbone, token_budget)
+    size = in_one_pass(cells, classes, len(subtasks)) if shared else 1
+    token_budget = within_cache(backbone.device, token_budget)
     how = How(backbone, probe, classes, tuple(subtasks), balanced, shared, compat, token_budget)
     for start in range(0, len(several), size):
         with _mode(backbone, compat):

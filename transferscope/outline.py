@@ -47,7 +47,8 @@ class Sizes:
     """What costs are made of: L layers, N neurons, D hidden size, E embedding width, the bytes of a number.
 
     ``body`` are the parameters that each row passes (without embeddings and head), of the encoder or the only
-    stack, and ``decoder`` those of a decoder behind an encoder; ``weights`` are bytes.
+    stack, and ``decoder`` those of a decoder behind an encoder; ``last`` are the last down projection's
+    weights. ``weights`` are bytes, and ``token`` those of a token's keys and values, in a decoder alone.
     """
 
     layers: int
@@ -58,7 +59,9 @@ class Sizes:
     number: int
     body: int
     decoder: int
+    last: int
     weights: int
+    token: int
 
     @classmethod
     def of(cls, backbone: Backbone, quantization: str | None = None) -> Sizes:
@@ -68,9 +71,11 @@ class Sizes:
         base = backbone.base
         embedding = {id(p) for m in base.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         used = _used_of_experts(backbone)
+        last: Any = backbone.down_projections()[-1][2]
+        experts = backbone.architecture.experts
 
-        def count(module: Any) -> int:
-            passed = (p for p in module.parameters() if id(p) not in embedding)
+        def count(module: Any, least: int = 0) -> int:
+            passed = (p for p in module.parameters() if id(p) not in embedding and p.ndim >= least)
             return sum(int(p.numel() * used.get(id(p), 1.0)) for p in passed)
 
         decoder = count(base.get_decoder()) if both else 0
@@ -84,14 +89,23 @@ class Sizes:
             number=backbone.dtype.itemsize,
             body=body,
             decoder=decoder,
+            last=int(count(last.of_experts) * _down_share(last)) if experts else count(last, least=2),
             weights=_weights(backbone, quantization),
+            token=_token_bytes(backbone),
         )
 
-    def flops(self, examples: int, width: int, decoder_width: int = 1) -> float:
-        """Of one forward pass of a batch: two a parameter and row, and attention; without the head."""
+    def flops(
+        self, examples: int, width: int, decoder_width: int = 1, *, before: int = 0, to_end: bool = True
+    ) -> float:
+        """Of one forward pass of a batch: two a parameter and row, and attention; without the head.
+
+        ``before``: how many columns attention finds in a cache. Not ``to_end``: without the last down
+        projection.
+        """
         rows, written = examples * width, examples * decoder_width * bool(self.decoder)
-        attention = 4.0 * self.layers * self.hidden * rows * width
-        return 2.0 * self.body * rows + 2.0 * self.decoder * written + attention
+        attention = 4.0 * self.layers * self.hidden * rows * (before + width)
+        left_out = 0.0 if to_end else 2.0 * self.last * (written or rows)
+        return 2.0 * self.body * rows + 2.0 * self.decoder * written + attention - left_out
 
     def reading(self, rows: int) -> int:
         """Bytes of activations of a batch of so many rows while it is only read: those of one layer."""
@@ -100,6 +114,18 @@ class Sizes:
     def tuning(self, rows: int) -> int:
         """Bytes kept of a batch for the way back. Weights are frozen, so inputs of linear layers are not."""
         return rows * self.number * self.layers * (9 * self.hidden + (4 if self.gated else 2) * self.neurons)
+
+    def beside_texts(self, texts: int, rows: int) -> int:
+        """Bytes of one batch's keys and values, and of the copy, one layer's, that prompt rows join."""
+        return texts * self.token + (texts + rows) * self.token // self.layers
+
+    def tuning_beside_texts(self, texts: int, rows: int) -> int:
+        """Bytes where texts are read first: their keys and values, and all that is kept for the way back.
+
+        That is of the prompt's rows alone, and in each layer the keys and values that they join.
+        """
+        back = self.tuning(rows) + (texts + rows) * self.token
+        return texts * self.token + max(self.reading(texts), back)
 
     def optimizer(self, prompt_rows: int) -> int:
         """Bytes of a prompt in tuning: rows, gradient, two moments, and the best until now, float32."""
@@ -136,6 +162,24 @@ def _used_of_experts(backbone: Backbone) -> dict[int, float]:
     share = backbone.config.num_experts_per_tok / backbone.config.num_experts
     blocks: list[Any] = [down for _, _, down in backbone.down_projections()]
     return {id(weights): share for down in blocks for weights in down.of_experts.parameters()}
+
+
+def _down_share(down: Any) -> float:
+    """The share of a layer's experts' parameters that is in their down projections."""
+    return down.of_experts.down_proj.numel() / sum(p.numel() for p in down.of_experts.parameters())
+
+
+def _token_bytes(backbone: Backbone) -> int:
+    """Bytes of a token's keys and values in all layers of a decoder, as its cache has them; 0 elsewhere."""
+    if backbone.architecture.kind != "decoder":
+        return 0
+    config = backbone.config
+    heads = int(config.num_attention_heads)
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        kept = 1  # Falcon, which otherwise repeats grouped heads before it keeps them
+    width = getattr(config, "head_dim", None) or backbone.hidden_size // heads
+    return 2 * backbone.layers * int(kept) * int(width) * backbone.dtype.itemsize
 
 
 def _weights(backbone: Backbone, quantization: str | None) -> int:

@@ -1,60 +1,37 @@
 """What a study will cost before it runs: forward passes, rows, operations, time and memory, by stage.
 
-The passes are counted, not estimated: tasks are read and tokenised, and batches made, as the stages do it.
-Only the model has no weights (`transferscope.outline`).
+The passes are counted, not estimated (`transferscope.counting`), on an outline of the model without weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
-from transferscope import foresight, measuring, pairing, store, templates, transfer
-from transferscope.activations import Probe
-from transferscope.attachment import attach
-from transferscope.encoding import Encoded, buckets, encode, in_order
+from transferscope import foresight, measuring, pairing, safe_precision, store, templates, transfer
+from transferscope.counting import Batches, Counter, Shape
 from transferscope.errors import InputError, suggest
 from transferscope.loading import choose_device
 from transferscope.models import DTYPES, Backbone
-from transferscope.outline import Sizes, outline, product_rate, statistics_bytes
+from transferscope.outline import Sizes, outline, product_rate
 from transferscope.pipeline import Pipeline
-from transferscope.probing import sample_of_train
 from transferscope.prompts import RECORD, SoftPrompt, load_prompt
+from transferscope.settings import TuningSettings
 from transferscope.signatures import load_signature
-from transferscope.streaming import COMPAT_BATCH, within_cache
 from transferscope.tasks import Task
-from transferscope.tuning_run import batch_order, prepare
 
-Stage = Literal["tune", "extract", "measure"]
+Prompts = Mapping[str, tuple[SoftPrompt, ...] | None]  # by task; None while some are to be tuned
+Stage = Literal["tune", "extract", "measure", "init"]
 STAGES: tuple[Stage, ...] = ("tune", "extract", "measure")
 
 
 @dataclass(frozen=True)
-class Batches:
-    """Batches of a kind of pass: how many, the rows in them (prompt and padding counted), the largest."""
-
-    passes: int = 0
-    rows: int = 0
-    flops: float = 0.0
-    largest: int = 0
-
-    def __add__(self, other: Batches) -> Batches:
-        largest = max(self.largest, other.largest)
-        return Batches(self.passes + other.passes, self.rows + other.rows, self.flops + other.flops, largest)
-
-    def __mul__(self, times: int) -> Batches:
-        return Batches(self.passes * times, self.rows * times, self.flops * times, self.largest)
-
-
-@dataclass(frozen=True)
 class Work:
-    """One stage of one task: ``units`` (prompts, trials, cells), those ``done``, and what the rest costs.
+    """One stage of one task: ``units`` (prompts, trials, cells, runs), those ``done``, what the rest costs.
 
     ``at_most``: it may be less (patience ends a tuning early, a text ends early). ``memory`` is the peak in
     bytes: ``weights``, ``activations`` of the largest batch, ``statistics`` and ``optimizer``.
@@ -112,22 +89,21 @@ def plan(
     for stage in stages:
         if stage not in STAGES:
             raise InputError(f"unknown stage {stage!r}. {suggest(stage, STAGES)}")
-    planner = _Planner(study, study.chosen(tasks))
+    planner = Planner(study)
     measured = study.measurable and len(study.settings.tasks) > 1
     wanted = [stage for stage in STAGES if stage in stages and (stage != "measure" or measured)]
-    work = [one for stage in wanted for one in getattr(planner, stage)()]
-    settings, sizes = study.settings, planner.sizes
-    device = planner.device
-    speed = rate or product_rate(sizes, settings.token_budget, DTYPES[settings.model.dtype], device)
-    timed = tuple(replace(one, seconds=one.flops / speed) for one in work)
-    return Plan(str(study.study.folder), settings.model.name, str(device), speed, timed, planner.notes())
+    named = study.chosen(tasks)
+    work: list[Work] = []
+    for stage in wanted:
+        work += planner.measure() if stage == "measure" else getattr(planner, stage)(named)
+    return planner.plan(work, rate)
 
 
-class _Planner:
+class Planner:
     """The stages of one study, counted; tasks, model and what is done are read once."""
 
-    def __init__(self, study: Pipeline, tasks: Sequence[str]) -> None:
-        self.study, self.settings, self.tasks = study, study.settings, tasks
+    def __init__(self, study: Pipeline) -> None:
+        self.study, self.settings = study, study.settings
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -144,197 +120,140 @@ class _Planner:
         return choose_device("auto" if spread else self.settings.model.device)
 
     @cached_property
+    def counter(self) -> Counter:
+        return Counter(self.backbone, self.sizes, self.settings, self.device)
+
+    @cached_property
     def refused(self) -> str | None:
         """Why no predictivity will be extracted."""
         return foresight.refused_predictivity(self.study)
 
     @property
-    def template(self) -> str:
-        return self.settings.template or templates.DEFAULTS[self.backbone.architecture.kind]
+    def usual(self) -> Shape:
+        """The prompts that the study tunes."""
+        template = self.settings.template or templates.DEFAULTS[self.backbone.architecture.kind]
+        return Shape(self.settings.tuning.rows, template)
 
-    def tune(self) -> Iterator[Work]:
+    def plan(self, work: Iterable[Work], rate: float | None, notes: Sequence[str] = ()) -> Plan:
+        """The plan of this work; ``rate`` as in `plan`."""
+        model, work = self.settings.model, list(work)
+        speed = rate or product_rate(self.sizes, self.settings.token_budget, DTYPES[model.dtype], self.device)
+        timed = tuple(replace(one, seconds=one.flops / speed) for one in work)
+        every = (*self.notes(), *notes)
+        return Plan(str(self.study.study.folder), model.name, str(self.device), speed, timed, every)
+
+    def tune(self, tasks: Iterable[str]) -> Iterator[Work]:
         """Each task's prompts: steps and evaluations, a prompt at a time."""
-        tuning = self.settings.tuning
-        for name in self.tasks:
+        tuning, shape = self.settings.tuning, self.usual
+        for name in tasks:
             if self.settings.tasks[name].prompts is not None:
                 continue
-            task, counted, done = self.study.task(name), Batches(), 0
-            for seed in self.settings.seeds:
-                if self._tuned(name, seed) is not None:
-                    done += 1
-                else:
-                    counted += self._tuning(task, seed)
-            free = tuning.patience is None and task.kind == "classification"
-            rows = tuning.rows + (self.template == "mask-first")
-            kept = self.sizes.tuning(counted.largest)
-            found = self._work("tune", name, (len(self.settings.seeds), done), counted, kept)
-            optimizer = self.sizes.optimizer(rows) if found.passes else 0
-            yield replace(found, at_most=not free, optimizer=optimizer)
+            task = self.study.task(name)
+            missing = [seed for seed in self.settings.seeds if self.tuned(name, seed) is None]
+            counted = sum((self.counter.tuning(task, seed, tuning, shape) for seed in missing), Batches())
+            units = len(self.settings.seeds), len(self.settings.seeds) - len(missing)
+            yield self.of_tuning("tune", name, units, counted, shape.beside, ends_early(task, tuning))
 
-    def _tuning(self, task: Task, seed: int) -> Batches:
-        """One prompt: its steps in the order that they have, its evaluations, and the one on dev."""
-        tuning = self.settings.tuning
-        setup = prepare(
-            self.backbone, task, tuning, template=self.settings.template, head=self.settings.head,
-            max_length=self.settings.max_length, token_budget=self.settings.token_budget, seed=seed,
-        )  # fmt: skip
-        rows = tuning.rows + (setup.template == "mask-first")
-        order = batch_order(setup.fit.lengths, tuning.batch_size, seed)
-        steps = self._count(setup.fit, list(islice(order, tuning.steps * tuning.accumulate)), rows)
-        every = tuning.evaluate_every
-        evaluations = tuning.steps // every + (tuning.steps % every > 0)
-        # Frozen weights get no gradient: the way back costs what the way there costs.
-        there_and_back = replace(steps, flops=2 * steps.flops)
-        scored = self._scored(setup.validation, rows, task) * evaluations + self._scored(
-            setup.dev, rows, task
-        )
-        return there_and_back + replace(scored, largest=0)
+    def of_tuning(
+        self, stage: Stage, name: str, units: tuple[int, int], counted: Batches, beside: int, at_most: bool
+    ) -> Work:
+        """Tunings, with the optimiser of a prompt."""
+        optimizer = self.sizes.optimizer(beside) if counted.passes else 0
+        return replace(self.work(stage, name, units, counted), at_most=at_most, optimizer=optimizer)
 
-    def extract(self) -> Iterator[Work]:
+    def extract(self, tasks: Iterable[str]) -> Iterator[Work]:
         """Each task's signature: over train and dev for each trial, and one empty text."""
-        for name in self.tasks:
-            prompts = self._prompts(name)
-            if prompts is None:
-                trials, rows = len(self.settings.seeds), self.settings.tuning.rows
-                template = self.template
-            else:
-                trials, rows, template = len(prompts), len(prompts[0].rows), prompts[0].template
-            beside = rows + (template == "mask-first")
+        for name in tasks:
+            prompts = self.prompts(name)
+            shape, trials = self.usual, len(self.settings.seeds)
+            if prompts is not None:
+                shape, trials = shape_of(prompts[0]), len(prompts)
             done = trials if prompts is not None and self._extracted(name, prompts) else 0
-            one, statistics = self._extraction(name, rows, template, beside)
-            busy = self.sizes.reading(one.largest) + 16 * one.largest * self.sizes.neurons
-            found = self._work("extract", name, (trials, done), one * (trials - done), busy)
-            yield replace(found, statistics=statistics if found.passes else 0)
-
-    def _extraction(self, name: str, rows: int, template: str, beside: int) -> tuple[Batches, int]:
-        """One trial, and the bytes of its statistics."""
-        spec, settings = self.settings.tasks[name], self.settings
-        blank = Batches(1, 1 + beside, self.sizes.flops(1, 1 + beside), 1 + beside)
-        if not spec.has_data or self.study.task(name).kind == "generation" or self.refused:
-            return blank, 0
-        task, total = self.study.task(name), blank
-        for split in (task.train, task.dev):
-            data = encode(self.backbone, split, prompt_rows=beside, max_length=settings.max_length)
-            budget = within_cache(self.backbone, settings.token_budget)
-            groups = buckets(data, prompt_rows=beside, token_budget=budget)
-            if settings.signatures.compat:
-                groups = in_order(len(data), COMPAT_BATCH)
-            total += self._count(data, groups, beside)
-        prompt = torch.zeros(rows, self.sizes.embedding, device=self.backbone.device)
-        probed = Probe.of(attach(self.backbone, prompt, template))
-        return total, statistics_bytes(
-            task.classes, self.sizes.layers, probed.rows, self.sizes.neurons,
-            subtasks=len(task.subtasks), wide=4 if self.device.type == "mps" else 8,
-            experts=self.backbone.architecture.experts,
-        )  # fmt: skip
+            task = None
+            if self.settings.tasks[name].has_data and not self.refused:
+                task = self.study.task(name)
+            read = None if task is None or task.kind == "generation" else task
+            counted, statistics = self.counter.extraction(read, shape, trials - done)
+            yield replace(self.work("extract", name, (trials, done), counted), statistics=statistics)
 
     def measure(self) -> Iterator[Work]:
         """Each target's cells: every prompt of every task, and the controls."""
         protocol = measuring.default_protocol(self.study)
-        names = self.study.chosen(None)
-        known = {name: self._prompts(name) for name in names}
+        known = {name: self.prompts(name) for name in self.study.chosen(None)}
         for target in self.study.with_data:
-            task = self.study.task(target)
-            if protocol == transfer.LINEAR_PROBE and task.kind != "classification":
+            if protocol == transfer.LINEAR_PROBE and self.study.task(target).kind != "classification":
                 continue
-            counted, units, done = Batches(), 0, 0
-            for rows, missing in self._cells(target, protocol, known):
-                units, done = units + 1, done + (not missing)
-                if missing:
-                    counted += self._cell(task, rows, protocol)
-            busy = self.sizes.reading(counted.largest)
-            found = self._work("measure", target, (units, done), counted, busy)
-            yield replace(found, at_most=task.kind == "generation")
+            yield self.cells(target, protocol, known)
 
-    def _cells(
-        self, target: str, protocol: str, known: dict[str, tuple[SoftPrompt, ...] | None]
-    ) -> Iterator[tuple[int, bool]]:
-        """For each cell the rows beside the text, and whether it is missing."""
-        there = None
-        if self.study.remembered_fingerprint is not None:
-            there = measuring.open_cells(self.study, target, protocol)
+    def cells(self, target: str, protocol: str, known: Prompts, *, with_controls: bool = True) -> Work:
+        """One target's cells under these prompts."""
+        task = self.study.task(target)
+        every = list(self._own_cells(target, protocol, known))
+        if with_controls:
+            every += self._controls(target, protocol, known)
+        missing = [shape for shape, found in every if not found]
+        counted = self.counter.cells(task, missing, protocol)
+        found = self.work("measure", target, (len(every), len(every) - len(missing)), counted)
+        return replace(found, at_most=task.kind == "generation")
+
+    def _own_cells(self, target: str, protocol: str, known: Prompts) -> Iterator[tuple[Shape, bool]]:
+        """The shape of each prompt, and whether its cell is there."""
+        there = self._there(target, protocol)
         for name, prompts in known.items():
             if prompts is None:
-                rows = self.settings.tuning.rows + (self.template == "mask-first")
-                yield from ((rows, True) for _ in self.settings.seeds)
+                yield from ((self.usual, False) for _ in self.settings.seeds)
             for one in prompts or ():
                 found = there is not None and there.get(name, one.seed, one.fingerprint)
-                yield len(one.rows) + (one.template == "mask-first"), not found
-        draws = self.settings.transfer.random_draws
-        usual, template = self.settings.tuning.rows, self.template
+                yield shape_of(one), bool(found)
+
+    def _controls(self, target: str, protocol: str, known: Prompts) -> Iterator[tuple[Shape, bool]]:
+        """No prompt, and random ones."""
+        there, draws, usual = self._there(target, protocol), self.settings.transfer.random_draws, self.usual
         recipes = {(transfer.NONE, 0): ""} | {(transfer.RANDOM, draw): "" for draw in range(draws)}
         complete = {name: several for name, several in known.items() if several is not None}
         if complete and len(complete) == len(known):
             recipes = transfer.control_recipes(complete, draws)
-            usual, template = transfer.usual_shape(complete)
+            usual = Shape(*transfer.usual_shape(complete))
         for (name, seed), recipe in recipes.items():
             found = there is not None and there.get(name, seed, recipe)
-            yield (0 if name == transfer.NONE else usual) + (template == "mask-first"), not found
+            yield (replace(usual, rows=0) if name == transfer.NONE else usual), bool(found)
 
-    def _cell(self, task: Task, rows: int, protocol: str) -> Batches:
-        if protocol == transfer.ZERO_SHOT:
-            return self._scored(self._encoded(task, "dev", rows), rows, task)
-        return sum(
-            (self._bucketed(self._encoded(task, split, rows), rows) for split in ("sample", "dev")), Batches()
-        )
+    def _there(self, target: str, protocol: str) -> Any:
+        """The cells that are there; None where the model is not known yet."""
+        if self.study.remembered_fingerprint is None:
+            return None
+        return measuring.open_cells(self.study, target, protocol)
 
-    def _encoded(self, task: Task, split: str, rows: int) -> Encoded:
-        examples = (
-            task.dev if split == "dev" else sample_of_train(task.train, self.settings.transfer.probe_examples)
-        )
-        return encode(
-            self.backbone, examples, prompt_rows=rows, max_length=self.settings.max_length,
-            max_new_tokens=task.max_new_tokens,
+    def work(self, stage: Stage, task: str, units: tuple[int, int], counted: Batches) -> Work:
+        """Without statistics and optimiser; where nothing is left to do, no memory either."""
+        weights = self.sizes.weights if counted.passes else 0
+        return Work(
+            stage, task, *units, counted.passes, counted.rows, counted.flops, 0.0, False,
+            weights, counted.memory, 0, 0,
         )  # fmt: skip
 
-    def _scored(self, data: Encoded, rows: int, task: Task) -> Batches:
-        """One evaluation: a pass a batch, or, of texts, one for the loss and one for each token written."""
-        read = self._bucketed(data, rows)
-        if task.kind == "classification":
-            return read
-        most = task.max_new_tokens or 1
-        body = self.sizes.decoder or self.sizes.body
-        written = len(data) * most
-        loss = replace(read, rows=read.rows + written, flops=read.flops + 2.0 * body * written)
-        steps = Batches(read.passes * (most - 1), written, 2.0 * body * written, 0)
-        return loss + read + steps
-
-    def _bucketed(self, data: Encoded, rows: int) -> Batches:
-        groups = buckets(data, prompt_rows=rows, token_budget=self.settings.token_budget)
-        return self._count(data, groups, rows)
-
-    def _count(self, data: Encoded, groups: Iterable[np.ndarray], rows: int) -> Batches:
-        """Batches of these groups, each padded to its longest text."""
-        lengths, total = data.lengths, Batches()
-        for group in groups:
-            width = int(lengths[group].max()) + rows
-            size = len(group) * width
-            total += Batches(1, size, self.sizes.flops(len(group), width), size)
-        return total
-
-    def _work(
-        self, stage: Stage, task: str, units: tuple[int, int], counted: Batches, activations: int
-    ) -> Work:
-        """Without statistics and optimiser; where nothing is left to do, no memory either."""
-        weights, busy = (self.sizes.weights, activations) if counted.passes else (0, 0)
-        return Work(
-            stage, task, *units, counted.passes, counted.rows, counted.flops, 0.0, False, weights, busy, 0, 0
-        )
-
-    def _tuned(self, name: str, seed: int) -> SoftPrompt | None:
-        """The prompt, if it is there and current."""
+    def tuned(self, name: str, seed: int) -> SoftPrompt | None:
+        """The study's own prompt, if it is there and current."""
         folder = self.study.study.prompt_folder(name, seed)
+        return self.current(folder, self.study.task(name), self.settings.tuning)
+
+    def current(
+        self, folder: store.Place, task: Task, tuning: TuningSettings, start: SoftPrompt | None = None
+    ) -> SoftPrompt | None:
+        """The prompt of a folder, if it is there and what a tuning by these settings would give."""
         if self.study.remembered_fingerprint is None or not (folder / RECORD).is_file():
             return None
         prompt = load_prompt(folder)
-        inputs = self.study.prompt_inputs(self.study.task(name), self.settings.tuning)
-        return None if store.stale_reason(prompt.provenance.get("inputs") or {}, inputs) else prompt
+        stored = prompt.provenance.get("inputs") or {}
+        inputs = self.study.prompt_inputs(task, tuning, start)
+        wanted = safe_precision.accepted(self.settings.model, stored, inputs)
+        return None if store.stale_reason(stored, wanted) else prompt
 
-    def _prompts(self, name: str) -> tuple[SoftPrompt, ...] | None:
+    def prompts(self, name: str) -> tuple[SoftPrompt, ...] | None:
         """All prompts of a task, or None while some are to be tuned."""
         if self.settings.tasks[name].prompts is not None:
             return self.study.tune([name])[name]  # they are given: read, not tuned
-        found = [self._tuned(name, seed) for seed in self.settings.seeds]
+        found = [self.tuned(name, seed) for seed in self.settings.seeds]
         return None if None in found else tuple(one for one in found if one is not None)
 
     def _extracted(self, name: str, prompts: Sequence[SoftPrompt]) -> bool:
@@ -361,3 +280,13 @@ class _Planner:
         if self.settings.model.device_map is not None:
             found.append("memory is that of all devices together")
         return tuple(found)
+
+
+def shape_of(prompt: SoftPrompt) -> Shape:
+    """What decides the passes of a prompt."""
+    return Shape(len(prompt.rows), prompt.template)
+
+
+def ends_early(task: Task, tuning: TuningSettings) -> bool:
+    """Whether a tuning may take fewer passes than it has steps for: by patience, or texts that end."""
+    return tuning.patience is not None or task.kind == "generation"

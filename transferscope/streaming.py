@@ -46,9 +46,15 @@ class How:
         return empty_moments(self.backbone, classes, self.probe.rows)
 
 
-def within_cache(backbone: Backbone, token_budget: int) -> int:
+def within_cache(device: torch.device, token_budget: int) -> int:
     """The rows in one pass of an extraction: the budget, or what stays in the cache of a CPU."""
-    return min(token_budget, CPU_TOKENS) if backbone.device.type == "cpu" else token_budget
+    return min(token_budget, CPU_TOKENS) if device.type == "cpu" else token_budget
+
+
+def in_one_pass(cells: int, classes: int, subtasks: int) -> int:
+    """How many prompts have statistics of at most TOGETHER_BYTES in all; ``cells`` are L P N."""
+    # float64 sums and counts by class, squares; of each subtask those of two sides
+    return max(1, TOGETHER_BYTES // (8 * cells * (2 * classes + 2 + 6 * subtasks)))
 
 
 @dataclass(frozen=True)
