@@ -159,6 +159,7 @@ LEVELS: dict[str, float] = {
     "outline": 2.6,
     "counting": 9.1,
     "planning": 9.2,
+    "planning_starts": 9.25,
     "planning_tables": 9.3,
     "exporters": 8,
     "workspace": 8,

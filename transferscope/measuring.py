@@ -276,7 +276,7 @@ def tune_start(
         run_folder(workspace, target, start, tuning, seed, shots),
         seed=seed,
         settings=tuning,
-        init_from=_of_seed(prompts, seed),
+        init_from=of_seed(prompts, seed),
         progress=progress,
     )
     return prompt
@@ -324,7 +324,8 @@ def run_folder(
     return workspace.study.path("init", target, str(shots or "all"), name, rate, str(seed))
 
 
-def _of_seed(prompts: Sequence[SoftPrompt], seed: int) -> SoftPrompt | None:
+def of_seed(prompts: Sequence[SoftPrompt], seed: int) -> SoftPrompt | None:
+    """The prompt that a run of this seed starts from: that of the seed, or the r-th; None: there are none."""
     if not prompts:
         return None
     return next((prompt for prompt in prompts if prompt.seed == seed), prompts[seed % len(prompts)])

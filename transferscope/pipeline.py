@@ -168,7 +168,7 @@ class Pipeline(Workspace):
         prompts: dict[str, Sequence[SoftPrompt]] = {}
         for name in names:
             chosen = self.rank(target).sources[0].source if name == BEST else name
-            prompts.update(self._start(chosen))
+            prompts.update(self.start_prompts(chosen))
         found = measuring.compare_starts(
             self,
             target,
@@ -180,7 +180,8 @@ class Pipeline(Workspace):
         measuring.record_starts(self, found)
         return found
 
-    def _start(self, name: str) -> dict[str, Sequence[SoftPrompt]]:
+    def start_prompts(self, name: str) -> dict[str, Sequence[SoftPrompt]]:
+        """The prompts of a task, tuned if need be, or of a folder. Raises StudyError where it is neither."""
         if name in self.settings.tasks:
             return dict(self.tune([name]))
         if not store.place(name).is_dir():

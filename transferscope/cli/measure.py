@@ -10,6 +10,7 @@ from transferscope.cli.options import (
     dry_run_option,
     emit,
     emit_plan,
+    emit_starts_plan,
     executor_options,
     open_study,
     output_options,
@@ -60,9 +61,15 @@ def command(
     transferscope measure --study my-study --dry-run
     transferscope measure --study my-study --target sst2 --format csv
     transferscope measure --study my-study --protocol init --target sst2 --source imdb --shots 64
+    transferscope measure --study my-study --protocol init --target sst2 --dry-run
     """
     if (shots or rates) and protocol != "init":
         raise click.UsageError("--shots and --learning-rate go with --protocol init")
+    if protocol == "init" and not targets:
+        raise click.UsageError("--protocol init needs --target: it tunes the target many times")
+    if dry_run and protocol == "init":
+        emit_starts_plan(study, targets, sources, shots or (None,), rates, format_, output)
+        return
     if dry_run:
         if protocol or targets or sources:
             raise click.UsageError("--dry-run plans the study's whole table: give --study alone")
@@ -70,8 +77,6 @@ def command(
         return
     pipeline = open_study(study)
     if protocol == "init":
-        if not targets:
-            raise click.UsageError("--protocol init needs --target: it tunes the target many times")
         found = [
             pipeline.compare_starts(
                 target, list(sources) or None, shots=k, learning_rates=list(rates) or None

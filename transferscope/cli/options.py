@@ -71,6 +71,31 @@ def emit_plan(
     emit(plan(open_study(study), stages=stages, tasks=tasks), format_, output)
 
 
+def emit_starts_plan(
+    study: Path,
+    targets: Sequence[str],
+    sources: Sequence[str],
+    shots: Sequence[int | None],
+    rates: Sequence[float],
+    format_: str,
+    output: Path | None,
+    *,
+    with_random: bool = True,
+) -> None:
+    """The plan of comparing starts for these targets, in place of tuning them; () where nothing is said."""
+    from transferscope.planning_starts import plan_starts
+
+    found = plan_starts(
+        open_study(study),
+        targets,
+        sources or None,
+        shots=shots,
+        learning_rates=rates or None,
+        with_random=with_random,
+    )
+    emit(found, format_, output)
+
+
 def plot_option(function: F) -> F:
     """--plot and --plot-kind: for each command whose record has a plot; `emit` draws it."""
     function = click.option(

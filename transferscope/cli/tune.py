@@ -11,6 +11,7 @@ from transferscope.cli.options import (
     dry_run_option,
     emit,
     emit_plan,
+    emit_starts_plan,
     executor_options,
     open_study,
     output_options,
@@ -59,10 +60,13 @@ def command(
     transferscope tune sst2 mnli --study my-study --dry-run
     transferscope tune sst2 --study my-study --init-from best --out sst2-prompt
     """
+    if source is not None and len(tasks) != 1:
+        raise click.UsageError("--init-from needs exactly one task to tune")
     if dry_run:
-        if source is not None:
-            raise click.UsageError("--dry-run plans the study's own tuning: not with --init-from")
-        emit_plan(study, ("tune",), format_, output, tasks)
+        if source is None:
+            emit_plan(study, ("tune",), format_, output, tasks)
+        else:
+            emit_starts_plan(study, tasks, (source,), (shots,), rates, format_, output, with_random=False)
         return
     pipeline = open_study(study)
     if source is None:
@@ -72,8 +76,6 @@ def command(
         for name in pipeline.given(list(tasks) or None):
             report(f"{name}: its prompts are given (prompts: in the study), so there is nothing to tune")
         return
-    if len(tasks) != 1:
-        raise click.UsageError("--init-from needs exactly one task to tune")
     found = pipeline.compare_starts(
         tasks[0], [source], shots=shots, learning_rates=list(rates) or None, with_random=False
     )
