@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests import tiny
 from tests.test_pipeline import write_study
 from tests.test_planning import RATE, Live, backbone, counted, made_eager, some, work
 from tests.test_text_cache import CAUSAL, VARIANTS
-from transferscope import attachment, streaming, text_cache, transfer
+from transferscope import attachment, streaming, text_cache, token_budget, transfer, tuning_together
 from transferscope.activations import Probe
-from transferscope.counting import Batches, Shape, over_texts, shapes, steps
+from transferscope.counting import Batches, Counter, Shape, over_texts, shapes, steps
 from transferscope.encoding import buckets, collate, encode, prepared
 from transferscope.evaluation import evaluate_several
 from transferscope.outline import Sizes
 from transferscope.pipeline import open_study
-from transferscope.planning import plan
+from transferscope.planning import Planner, plan
 from transferscope.readouts import readout_for
 from transferscope.settings import TuningSettings
 from transferscope.streaming import How, Pass, stream
@@ -82,6 +83,37 @@ def test_a_half_measured_column_reads_its_texts_for_the_prompts_that_are_left(tm
     with counted(study) as rows:
         study.measure()
     assert (len(rows), sum(rows)) == work(before, "measure")
+
+
+@pytest.mark.parametrize("pools", [False, True])
+@pytest.mark.parametrize("template", ["suffix", "prefix"])
+def test_prompts_that_are_tuned_together_share_passes(
+    template: str, pools: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``pools``: as on a GPU, where steps are common, too, and texts are not read apart."""
+    monkeypatch.setattr(tuning_together, "pools", lambda backbone: pools)
+    monkeypatch.setattr(Counter, "pools", pools)
+    tuning = {"rows": 3, "steps": 3, "evaluate_every": 2, "batch_size": 8, "accumulate": 2, "together": True}
+    folder = causal_study(tmp_path, template=template, seeds=3, tuning=tuning, token_budget=128)
+    before, study = plan(open_study(folder), stages=("tune",), rate=RATE), open_study(folder)
+    with counted(study) as rows:
+        study.tune()
+    assert (len(rows), sum(rows)) == work(before, "tune")
+    three = {one.optimizer for one in before.work}
+    assert three == {3 * Sizes.of(study.backbone).optimizer(3)}
+
+
+def test_on_a_gpu_the_budget_is_that_of_its_memory_without_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = causal_study(tmp_path / "unsaid")
+    enough = 2**28 + Sizes.of(backbone("llama")).weights  # 4 x 32768 rows of 2 kB each
+    monkeypatch.setattr(Planner, "device", torch.device("cuda"))
+    for free, budget in ((enough, 32768), (enough - 4, 16384), (0, 8192)):
+        monkeypatch.setattr(token_budget, "_free", lambda device, free=free: free)
+        assert Planner(open_study(folder)).counter.budget == budget
+    said = Planner(open_study(causal_study(tmp_path / "said", token_budget=512)))
+    assert said.counter.budget == 512
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -18,11 +18,12 @@ from transferscope.attachment import attach
 from transferscope.encoding import Encoded, buckets, encode, in_order
 from transferscope.models import Backbone
 from transferscope.outline import Sizes, statistics_bytes
+from transferscope.pooling import Pool, cut_by_budget
 from transferscope.probing import sample_of_train
 from transferscope.settings import StudySettings, TuningSettings
 from transferscope.streaming import COMPAT_BATCH, in_one_pass, within_cache
 from transferscope.tasks import Example, Task
-from transferscope.tuning_run import batch_order, prepare
+from transferscope.tuning_run import batch_order, prepare_seeds
 
 # Of each batch its examples, and the tokens of its longest text.
 Shapes = Sequence[tuple[int, int]]
@@ -119,10 +120,17 @@ class Counter:
     """Counts the passes of single units of a study's work: a tuning, a signature, a target's cells."""
 
     def __init__(
-        self, backbone: Backbone, sizes: Sizes, settings: StudySettings, device: torch.device
+        self, backbone: Backbone, sizes: Sizes, settings: StudySettings, device: torch.device, budget: int
     ) -> None:
+        """``budget``: the rows in one pass of what is only read; the backbone may be an outline."""
         self.backbone, self.sizes, self.settings, self.device = backbone, sizes, settings, device
+        self.budget = budget
         self._held: dict[tuple[str, str, int], Encoded] = {}  # of the last target
+
+    @property
+    def pools(self) -> bool:
+        """Whether the steps of prompts that are tuned together share passes (`tuning_together.pools`)."""
+        return self.device.type != "cpu"
 
     def shares(self, task: Task, shape: Shape) -> bool:
         """Whether texts of a task are read once for prompts of this shape; what is written never is."""
@@ -131,23 +139,58 @@ class Counter:
         )
 
     def tuning(
-        self, task: Task, seed: int, settings: TuningSettings, shape: Shape, *, from_source: bool = False
+        self,
+        task: Task,
+        seeds: Sequence[int],
+        settings: TuningSettings,
+        shape: Shape,
+        *,
+        from_source: bool = False,
     ) -> Batches:
-        """One prompt: its steps in the order that they have, its evaluations, and the one on dev.
+        """Prompts that are tuned together, or one: steps in their order, evaluations, and the one on dev.
 
         ``from_source``: with an evaluation before the first step.
         """
-        setup = prepare(
-            self.backbone, task, settings, template=shape.template, head=self.settings.head, rows=shape.rows,
-            max_length=self.settings.max_length, token_budget=self.settings.token_budget, seed=seed,
+        setups = prepare_seeds(
+            self.backbone, task, settings, seeds, template=shape.template, head=self.settings.head,
+            rows=shape.rows, max_length=self.settings.max_length, token_budget=self.budget,
         )  # fmt: skip
-        order = batch_order(setup.fit.lengths, settings.batch_size, seed)
-        batches = shapes(setup.fit, islice(order, settings.steps * settings.accumulate))
-        stepped = steps(self.sizes, batches, shape.beside, shared=self.shares(task, shape))
+        stepped = self._steps(task, [setup.fit for setup in setups], seeds, settings, shape)
         every = settings.evaluate_every
         evaluations = settings.steps // every + (settings.steps % every > 0) + from_source
-        chosen, last = (self._scored(task, data, shape.beside) for data in (setup.validation, setup.dev))
+        chosen, last = (
+            self._scored(task, Pool.of(parts).data, shape.beside)
+            for parts in ([one.validation for one in setups], [one.dev for one in setups])
+        )
         return stepped + chosen * evaluations + last
+
+    def _steps(
+        self,
+        task: Task,
+        fits: Sequence[Encoded],
+        seeds: Sequence[int],
+        settings: TuningSettings,
+        shape: Shape,
+    ) -> Batches:
+        """The steps of each prompt; batches of several share passes where those do not fill the device."""
+        count, total = settings.steps * settings.accumulate, Batches()
+        orders = [
+            islice(batch_order(fit.lengths, settings.batch_size, seed), count)
+            for fit, seed in zip(fits, seeds, strict=True)
+        ]
+        if len(seeds) == 1 or not self.pools:
+            for fit, order in zip(fits, orders, strict=True):
+                shared = self.shares(task, shape)
+                total += steps(self.sizes, shapes(fit, order), shape.beside, shared=shared)
+            return total
+        for groups in zip(*orders, strict=True):
+            parts = [fit.lengths[group] for fit, group in zip(fits, groups, strict=True)]
+            lengths, owner = np.concatenate(parts), np.repeat(range(len(parts)), [len(one) for one in parts])
+            cut = cut_by_budget(lengths, owner, prompt_rows=shape.beside, token_budget=self.budget)
+            total += steps(
+                self.sizes, [(len(piece), int(lengths[piece].max())) for piece in cut], shape.beside
+            )
+        return total
 
     def extraction(self, task: Task | None, shape: Shape, trials: int) -> tuple[Batches, int]:
         """The trials of a signature, and the bytes of their statistics; of no task: on empty texts alone."""
@@ -176,7 +219,7 @@ class Counter:
 
     def _extracted(self, split: Sequence[Example], beside: int, compat: bool) -> Shapes:
         data = encode(self.backbone, split, prompt_rows=beside, max_length=self.settings.max_length)
-        budget = within_cache(self.device, self.settings.token_budget)
+        budget = within_cache(self.device, self.budget)
         cut = buckets(data, prompt_rows=beside, token_budget=budget)
         return shapes(data, in_order(len(data), COMPAT_BATCH) if compat else cut)
 
@@ -212,7 +255,7 @@ class Counter:
         return self._held[key]
 
     def _cut(self, data: Encoded, beside: int) -> Shapes:
-        return shapes(data, buckets(data, prompt_rows=beside, token_budget=self.settings.token_budget))
+        return shapes(data, buckets(data, prompt_rows=beside, token_budget=self.budget))
 
     def _scored(self, task: Task, data: Encoded, beside: int) -> Batches:
         """One evaluation: a pass a batch, or, of texts, one for the loss and one for each token written."""

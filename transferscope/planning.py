@@ -12,7 +12,16 @@ from typing import Any, Literal
 
 import torch
 
-from transferscope import foresight, measuring, pairing, safe_precision, store, templates, transfer
+from transferscope import (
+    foresight,
+    measuring,
+    pairing,
+    safe_precision,
+    store,
+    templates,
+    token_budget,
+    transfer,
+)
 from transferscope.counting import Batches, Counter, Shape
 from transferscope.errors import InputError, suggest
 from transferscope.loading import choose_device
@@ -121,7 +130,14 @@ class Planner:
 
     @cached_property
     def counter(self) -> Counter:
-        return Counter(self.backbone, self.sizes, self.settings, self.device)
+        return Counter(self.backbone, self.sizes, self.settings, self.device, self.budget)
+
+    @cached_property
+    def budget(self) -> int:
+        """Rows in one pass of what is only read; on a GPU, if the settings leave it open, by its memory."""
+        if self.settings.has_token_budget:
+            return self.settings.token_budget
+        return token_budget.automatic(self.backbone, self.device, self.sizes.weights)
 
     @cached_property
     def refused(self) -> str | None:
@@ -137,28 +153,31 @@ class Planner:
     def plan(self, work: Iterable[Work], rate: float | None, notes: Sequence[str] = ()) -> Plan:
         """The plan of this work; ``rate`` as in `plan`."""
         model, work = self.settings.model, list(work)
-        speed = rate or product_rate(self.sizes, self.settings.token_budget, DTYPES[model.dtype], self.device)
+        speed = rate or product_rate(self.sizes, self.budget, DTYPES[model.dtype], self.device)
         timed = tuple(replace(one, seconds=one.flops / speed) for one in work)
         every = (*self.notes(), *notes)
         return Plan(str(self.study.study.folder), model.name, str(self.device), speed, timed, every)
 
     def tune(self, tasks: Iterable[str]) -> Iterator[Work]:
-        """Each task's prompts: steps and evaluations, a prompt at a time."""
+        """Each task's prompts: steps and evaluations, a prompt at a time or several together."""
         tuning, shape = self.settings.tuning, self.usual
         for name in tasks:
             if self.settings.tasks[name].prompts is not None:
                 continue
             task = self.study.task(name)
             missing = [seed for seed in self.settings.seeds if self.tuned(name, seed) is None]
-            counted = sum((self.counter.tuning(task, seed, tuning, shape) for seed in missing), Batches())
+            wanted = tuning.together is True or (tuning.together == "auto" and self.device.type == "cuda")
+            blocks = [missing] if wanted and missing else [[seed] for seed in missing]
+            counted = sum((self.counter.tuning(task, one, tuning, shape) for one in blocks), Batches())
             units = len(self.settings.seeds), len(self.settings.seeds) - len(missing)
-            yield self.of_tuning("tune", name, units, counted, shape.beside, ends_early(task, tuning))
+            at_once, early = max(map(len, blocks), default=0), ends_early(task, tuning)
+            yield self.of_tuning("tune", name, units, counted, at_once * shape.beside, early)
 
     def of_tuning(
-        self, stage: Stage, name: str, units: tuple[int, int], counted: Batches, beside: int, at_most: bool
+        self, stage: Stage, name: str, units: tuple[int, int], counted: Batches, rows: int, at_most: bool
     ) -> Work:
-        """Tunings, with the optimiser of a prompt."""
-        optimizer = self.sizes.optimizer(beside) if counted.passes else 0
+        """Tunings, with the optimiser of so many prompt rows."""
+        optimizer = self.sizes.optimizer(rows) if counted.passes else 0
         return replace(self.work(stage, name, units, counted), at_most=at_most, optimizer=optimizer)
 
     def extract(self, tasks: Iterable[str]) -> Iterator[Work]:

@@ -135,7 +135,7 @@ def _grid(planner: Planner, target: str, runs: Sequence[_Run], shots: int | None
         shape = planner.usual if run.source is None else shape_of(run.source)
         key = run.seed, shape, run.waits or run.source is not None
         if key not in costs:
-            costs[key] = planner.counter.tuning(run.task, run.seed, run.tuning, shape, from_source=key[2])
+            costs[key] = planner.counter.tuning(run.task, [run.seed], run.tuning, shape, from_source=key[2])
         counted, beside = counted + costs[key], max(beside, shape.beside)
     units = len(runs), len(runs) - len(missing)
     early = ends_early(planner.study.task(target), planner.settings.tuning)

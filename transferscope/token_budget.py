@@ -28,12 +28,16 @@ def of_memory(free: int, *, hidden: int, neurons: int, vocabulary: int, itemsize
     return budget
 
 
-def automatic(backbone: Backbone) -> int:
-    """The budget for a backbone where it lies: by free memory on CUDA, 8192 elsewhere."""
-    if backbone.device.type != "cuda":
+def automatic(backbone: Backbone, device: torch.device | None = None, weights: int = 0) -> int:
+    """The budget for a backbone where it lies: by free memory on CUDA, 8192 elsewhere.
+
+    ``device``: where it will lie, and then take ``weights`` bytes.
+    """
+    device = backbone.device if device is None else device
+    if device.type != "cuda":
         return TOKEN_BUDGET
     return of_memory(
-        _free(backbone.device),
+        _free(device) - weights,
         hidden=backbone.hidden_size,
         neurons=max(backbone.widths),
         vocabulary=len(backbone.model.get_input_embeddings().weight) if backbone.has_lm_head else 0,
