@@ -21,6 +21,7 @@ from transferscope.encoding import Encoded, collate, from_token_ids, prepared
 from transferscope.errors import BackboneError
 from transferscope.gradients import gradients
 from transferscope.interventions import Edit, intervene
+from transferscope.layer_devices import layer_devices
 from transferscope.measurement import measure, stimulate
 from transferscope.models import Backbone, wrap
 from transferscope.outline import Sizes
@@ -360,3 +361,8 @@ def test_too_few_examples_are_not_enough() -> None:
     merged = RoutedFires.of_layers([halves[0], halves[1]], torch.tensor([1, 0]))
     assert np.isnan(merged.accuracy(1)[0].item())
     assert merged.accuracy(1)[1].item() == 1.0
+
+
+def test_a_layer_computes_where_its_experts_lie() -> None:
+    made = wrap(tiny.model("mixtral").to("meta"), tiny.tokenizer("causal"))
+    assert layer_devices(made) == (torch.device("meta"),) * 2

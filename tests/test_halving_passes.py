@@ -178,9 +178,9 @@ def written_together(made: Backbone) -> Numbers:
 
 Pass = Callable[[Backbone], Numbers]
 PASSES: dict[str, tuple[Pass, tuple[str, ...]]] = {
-    "extraction": (measured, ("bert",)),
+    "extraction": (measured, ("bert", "mixtral")),
     "activity": (active, ("bert", "t5-gated", "llama")),
-    "gradients": (attributed, ("bert", "t5")),
+    "gradients": (attributed, ("bert", "t5", "mixtral")),
     "gradients, drawn labels": (drawn, ("bert", "gpt2")),
     "the bare model's texts": (texts_alone, ("bert", "bart")),
     "features of a pair": (of_pair, ("bert", "gpt2")),
@@ -189,12 +189,12 @@ PASSES: dict[str, tuple[Pass, tuple[str, ...]]] = {
     "levels of all rows": (over_all_rows, ("bert", "t5")),
     "chosen neurons": (of_neurons, ("bert",)),
     "the baseline of all rows": (held_at, ("bert", "t5")),
-    "comparisons that rounding flips": (compared, ("bert",)),
+    "comparisons that rounding flips": (compared, ("bert", "mixtral")),
     "predictions of two precisions": (predicted, ("bert",)),
     "tokens of two precisions": (predicted_tokens, ("llama",)),
     "scores of several prompts": (scored, ("bert", "llama")),
     "features of a probe": (read_out, ("bert",)),
-    "scores under an intervention": (edited, ("bert", "t5", "llama")),
+    "scores under an intervention": (edited, ("bert", "t5", "llama", "mixtral")),
     "scores of trials together": (scored_together, ("bert", "gpt2")),
     "texts of trials together": (written_together, ("t5", "llama")),
 }

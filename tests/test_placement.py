@@ -135,7 +135,7 @@ def test_without_accelerate(saved: Callable[[str], Path], monkeypatch: pytest.Mo
         load_backbone(saved("bert"), device_map="auto")
 
 
-@pytest.mark.parametrize("model_type", ["bert", "t5", "gpt2"])
+@pytest.mark.parametrize("model_type", ["bert", "t5", "gpt2", "mixtral"])
 def test_layers_kept_apart_give_the_same_numbers(
     model_type: str, saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,10 +18,11 @@ DeviceMap = str | Mapping[str, int | str]
 
 def place_of(module: nn.Module) -> torch.device:
     """Where a module computes: where its parameters lie, or where they are brought if they are offloaded."""
-    device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    owner = getattr(module, "of_experts", module)  # `expertise.Down` has none of its own
+    device = getattr(getattr(owner, "_hf_hook", None), "execution_device", None)
     if device is not None:
         return torch.device(device)
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    return next((parameter.device for parameter in owner.parameters()), torch.device("cpu"))
 
 
 def tensor_of(module: nn.Module, name: str) -> Tensor:
