@@ -93,6 +93,10 @@ def test_what_is_left_to_pytorch(counted: list[int], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(products, "multiply", lambda *args: counted.append(1))
     with kept.stock(), kept.faster():
         model(rows)
+    with kept.faster(), kept.stock():
+        model(rows)
+    with kept.faster(), torch.autocast("cpu", torch.bfloat16):
+        assert model(rows).dtype is torch.bfloat16
     model[0].forward = model[0].forward  # as accelerate does
     with Products(model, least=0).faster():
         model(rows)

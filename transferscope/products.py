@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,12 +65,24 @@ class Products:
         self._open = True
         try:
             for module in taken:
-                module.__dict__["forward"] = partial(_forward, module, self.least)
+                module.__dict__["forward"] = partial(self._forward, module)
             yield
         finally:
             for module in taken:
                 module.__dict__.pop("forward", None)
             self._open = False
+
+    def _forward(self, module: Any, rows: Tensor) -> Tensor:
+        # Opened meanwhile: `stock`, and autocast, whose rounding PyTorch does.
+        other = self._stock or rows.dtype is not torch.float32 or torch.is_autocast_enabled("cpu")
+        if other or 2 * rows.numel() // rows.shape[-1] * module.weight.numel() < self.least:
+            return cast(Tensor, type(module).forward(module, rows))
+        weight = (
+            module.weight if type(module) is nn.Linear else module.weight.t()
+        )  # [D', D]; Conv1D keeps [D, D']
+        if torch.is_grad_enabled() and rows.requires_grad:
+            return cast(Tensor, _Product.apply(rows, weight, module.bias))
+        return multiply(rows, weight, module.bias)
 
 
 @cache
@@ -92,19 +104,11 @@ def _takes(module: nn.Module) -> bool:
         return False
     weight: Any = module.weight
     frozen = not weight.requires_grad and (module.bias is None or not module.bias.requires_grad)
-    return frozen and weight.dtype is torch.float32 and weight.device.type == "cpu"
+    return frozen and _is_plain(weight)
 
 
-def _forward(module: Any, least: int, rows: Tensor) -> Tensor:
-    stock = type(module).forward
-    if rows.dtype is not torch.float32 or 2 * rows.numel() // rows.shape[-1] * module.weight.numel() < least:
-        return stock(module, rows)
-    weight = (
-        module.weight if type(module) is nn.Linear else module.weight.t()
-    )  # [D', D]; Conv1D keeps [D, D']
-    if torch.is_grad_enabled() and rows.requires_grad:
-        return _Product.apply(rows, weight, module.bias)
-    return multiply(rows, weight, module.bias)
+def _is_plain(weight: Tensor) -> bool:
+    return weight.dtype is torch.float32 and weight.device.type == "cpu"
 
 
 def multiply(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
