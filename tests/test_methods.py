@@ -112,6 +112,18 @@ def test_what_an_architecture_cannot_have_is_refused(method: str, model_type: st
     assert state(backbone) == before
 
 
+def test_memory_that_runs_out_is_not_taken_for_a_prefix_that_does_not_fit() -> None:
+    backbone = small("gpt2")
+
+    def full(*args: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    handle = backbone.down_projections()[0][2].register_forward_pre_hook(full)
+    with pytest.raises(RuntimeError, match="allocate memory"), methods.opened(backbone, "prefix"):
+        pass
+    handle.remove()
+
+
 def test_lora_adds_scaled_factors_to_query_and_value() -> None:
     backbone, (ids, mask) = small("bert"), texts()
     with methods.opened(backbone, "lora", sizes=SMALL) as tensors, torch.no_grad():

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from transferscope.errors import BackboneError, InputError, suggest
+from transferscope.halving import is_out_of_memory
 from transferscope.models import Backbone
 
 Tensors = dict[str, Tensor]
@@ -237,9 +238,9 @@ def _refuse_other_shapes(backbone: Backbone) -> None:
     try:
         with torch.no_grad():
             backbone.base(input_ids=row, attention_mask=torch.ones_like(row))
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise BackboneError(
             f"prefix tuning does not fit {backbone.name!r} ({backbone.architecture.model_type}): its "
             f"attention keeps keys and values in another shape than peft's prefixes ({error}). Use {FREE}."
