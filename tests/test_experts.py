@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from transferscope.measurement import measure, stimulate
 from transferscope.models import Backbone, wrap
 from transferscope.outline import Sizes
 from transferscope.pipeline import open_study
+from transferscope.precision import flip_rate
 from transferscope.routed import RoutedFires, RoutedMoments
 
 EXPERTS, SENT, N = 4, 2, 24
@@ -124,6 +126,21 @@ def test_the_model_and_its_gradients_are_the_stock_ones_with_somebody_listening(
     for one, other in zip(*found, strict=True):
         assert other.isfinite().all()
         close(one, other)
+
+
+def test_under_autocast_the_model_is_the_stock_one_with_somebody_listening() -> None:
+    rounded = replace(attached(), backbone=backbone().at(torch.bfloat16))
+    placed = rounded.place(collate(backbone(), split(6), np.arange(6)))
+    seen: list[Tensor] = []
+    with torch.no_grad():
+        stock = rounded.forward(placed)
+        with capture(backbone(), lambda layer, values, gate: seen.append(values), missing=True):
+            found = rounded.forward(placed)
+    assert (found.dtype, {values.dtype for values in seen}) == (stock.dtype, {torch.bfloat16})
+    exact = attached().forward(placed)
+    # Products are rounded, and their sums are not.
+    assert 0 < (found - exact).abs().mean() < 1.5 * (stock - exact).abs().mean()
+    assert flip_rate(attached(), split(), split(seed=1)).examples == 40
 
 
 def test_gradients_are_those_of_the_experts_that_a_text_is_sent_to() -> None:

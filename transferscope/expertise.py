@@ -50,7 +50,7 @@ class Down(nn.Module):
     def forward(self, values: Tensor, weights: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
         """``weights`` [X, D, N]; ``chosen`` and ``shares`` [B T, k]: each row's experts, and their shares."""
         rows = values.flatten(0, 1).unflatten(1, (len(weights), -1))  # [B T, X, N]
-        out = rows.new_zeros(len(rows), weights.shape[1])
+        out = weights.new_zeros(len(rows), weights.shape[1])
         for expert, weight in enumerate(weights):
             sent, place = torch.where(chosen == expert)
             left = nn.functional.linear(rows[sent, expert], weight) * shares[sent, place, None]
@@ -88,7 +88,10 @@ def _experts(
         stock: Tensor = type(experts).forward(experts, hidden_states, top_k_index, top_k_weights)
         return stock
     shape = len(hidden_states), experts.num_experts, experts.intermediate_dim
-    gates, values = (hidden_states.new_full(shape, torch.nan) for _ in range(2))
+    kind = nn.functional.linear(
+        hidden_states[:0], experts.gate_up_proj[0]
+    )  # under autocast not the rows' own
+    gates, values = (kind.new_full(shape, torch.nan) for _ in range(2))
     for expert in range(experts.num_experts):
         sent = (top_k_index == expert).any(dim=1).nonzero()[:, 0]
         gate, up = nn.functional.linear(hidden_states[sent], experts.gate_up_proj[expert]).chunk(2, dim=-1)
