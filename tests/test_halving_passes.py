@@ -115,8 +115,8 @@ def held_at(made: Backbone) -> Numbers:
 
 def compared(made: Backbone) -> Numbers:
     attached, data = given(made)
-    bits, varies = precision._comparisons(attached, data, data)
-    return [*bits, varies.numpy()]
+    found = precision._comparisons(attached, data, data)
+    return [*found.fired, *found.there, found.varies.numpy()]
 
 
 def predicted(made: Backbone) -> Numbers:

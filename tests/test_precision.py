@@ -34,6 +34,7 @@ HOOKED = [
     ("gemma2", "suffix"),
     ("modernbert", "mask-first"),
     ("bart", "prefix"),
+    ("mixtral", "suffix"),
 ]
 
 
@@ -67,18 +68,25 @@ def neurons(attached: Attached, data: Encoded, picks: np.ndarray) -> list[np.nda
 
 
 def flips_by_hand(attached: Attached, train: Encoded, dev: Encoded) -> tuple[list[int], list[int]]:
-    """Flips and comparisons by layer: plain numpy on whole arrays."""
+    """Flips and comparisons by layer: plain numpy on whole arrays; NaN where an expert has no neurons."""
     draws = [np.random.default_rng(0).permutation(len(data))[:EXAMPLES] for data in (train, dev)]
-    fired, varies = [], []
+    fired, there, varies = [], [], []
     for autocast in (None, torch.bfloat16):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast is not None):
             under = replace(attached, backbone=attached.backbone.at(autocast))
             of_train, of_dev = (neurons(under, d, i) for d, i in zip((train, dev), draws, strict=True))
         wide = [layer.astype(np.float64) for layer in of_train]
-        fired.append([layer > mean.mean(axis=0) for layer, mean in zip(of_dev, wide, strict=True)])
-        varies.append([layer.std(axis=0) >= 1e-5 for layer in wide])
-    flips = [int(((a != b) & on).sum()) for a, b, on in zip(*fired, varies[0], strict=True)]
-    return flips, [int(on.sum()) * EXAMPLES for on in varies[0]]
+        counts = [(~np.isnan(layer)).sum(axis=0) for layer in wide]
+        sums = [np.nansum(layer, axis=0) / n.clip(1) for layer, n in zip(wide, counts, strict=True)]
+        squares = [np.nansum((layer - mean) ** 2, axis=0) for layer, mean in zip(wide, sums, strict=True)]
+        fired.append([layer > mean for layer, mean in zip(of_dev, sums, strict=True)])
+        there.append([~np.isnan(layer) for layer in of_dev])
+        varies.append([(s >= 1e-10 * n) & (n >= EXAMPLES / 4) for s, n in zip(squares, counts, strict=True)])
+    flips, comparisons = [], []
+    for a, b, in_a, in_b, on in zip(*fired, *there, varies[0], strict=True):
+        flips.append(int((((a != b) | (in_a != in_b)) & on).sum()))
+        comparisons.append(int(((in_a | in_b) & on).sum()))
+    return flips, comparisons
 
 
 @pytest.mark.parametrize(("model_type", "template"), HOOKED)

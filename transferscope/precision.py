@@ -27,6 +27,7 @@ from transferscope.templates import Placed
 EXAMPLES = 64  # of the probe, of each split
 FLIP_BOUND = 1e-2  # above this share of flipped comparisons, what is read of neurons comes with a warning
 _SMALL = (torch.bfloat16, torch.float16)
+_ALL = np.full(1, 255, dtype=np.uint8)  # eight bits that are set
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class FlipRate:
 
     ``rate`` is over all defined cells (those that vary in float32) and examples, ``layers`` [L] by layer
     (None where no cell is defined). ``dtype`` is the reduced precision, ``examples`` how many were compared,
-    drawn with ``seed``; ``comparisons`` how many comparisons that were.
+    drawn with ``seed``; ``comparisons`` how many comparisons that were. In a mixture of experts these are of
+    the rows that either side sends to a cell's expert; where one side alone does, they differ.
     """
 
     rate: float
@@ -83,11 +85,11 @@ def flip_rate(
     ]
     low = None if loaded else autocast
     with around():
-        rounded, _ = _comparisons(_at(attached, low), *splits)
+        rounded = _comparisons(_at(attached, low), *splits)
     with upcast(backbone.model):
-        exact, varies = _comparisons(_at(attached, None), *splits)
+        exact = _comparisons(_at(attached, None), *splits)
     dtype = backbone.dtype if loaded else autocast
-    return _compared(exact, rounded, varies, name_of(dtype), len(splits[1]), seed)
+    return _compared(exact, rounded, name_of(dtype), len(splits[1]), seed)
 
 
 def name_of(dtype: torch.dtype | None) -> str:
@@ -183,8 +185,19 @@ def _at(attached: Attached, autocast: torch.dtype | None) -> Attached:
     return replace(attached, backbone=attached.backbone.at(autocast))
 
 
-def _comparisons(attached: Attached, train: Prepared, dev: Prepared) -> tuple[list[np.ndarray], Tensor]:
-    """1[a > a_bsl] of each layer as packed bits, uint8 [S, P'N / 8]; and which cells vary, [L, P, N]."""
+@dataclass(frozen=True)
+class _Comparisons:
+    """1[a > a_bsl] of each layer, ``fired``, as packed bits, uint8 [S, P'N / 8]; which cells vary [L, P, N].
+
+    ``there``: of which values; one byte for all of a model without experts.
+    """
+
+    fired: list[np.ndarray]
+    there: list[np.ndarray]
+    varies: Tensor
+
+
+def _comparisons(attached: Attached, train: Prepared, dev: Prepared) -> _Comparisons:
     backbone, probe = attached.backbone, Probe.of(attached)
     moments = empty_moments(backbone, 1, probe.rows)
 
@@ -198,14 +211,22 @@ def _comparisons(attached: Attached, train: Prepared, dev: Prepared) -> tuple[li
         for mean, device in zip(found.mean, layer_devices(backbone), strict=True)
     ]
     bits: list[list[np.ndarray]] = [[] for _ in range(backbone.layers)]
+    there: list[list[np.ndarray]] = [[] for _ in range(backbone.layers)]
 
     def compare(layer: int, values: Tensor) -> None:
-        fired = values.float() > baseline[layer][: values.shape[1]]  # [B, P', N]
-        bits[layer].append(np.packbits(fired.flatten(1).cpu().numpy(), axis=1))
+        bits[layer].append(_packed(values.float() > baseline[layer][: values.shape[1]]))
+        if backbone.architecture.experts:
+            there[layer].append(_packed(~values.isnan()))
 
     _stream(attached, probe, dev, compare)
     exists = torch.from_numpy(probe.exists).unsqueeze(-1)
-    return [np.concatenate(parts) for parts in bits], found.varies.cpu() & exists
+    fired, known = ([np.concatenate(parts) if parts else _ALL for parts in each] for each in (bits, there))
+    return _Comparisons(fired, known, found.varies.cpu() & exists)
+
+
+def _packed(cells: Tensor) -> np.ndarray:
+    """Of bool [B, P', N] bits, uint8 [B, P'N / 8]."""
+    return np.packbits(cells.flatten(1).cpu().numpy(), axis=1)
 
 
 def _stream(attached: Attached, probe: Probe, data: Prepared, take: Callable[[int, Tensor], None]) -> None:
@@ -219,16 +240,16 @@ def _stream(attached: Attached, probe: Probe, data: Prepared, take: Callable[[in
     take_in_placed(attached, data.batches, picked, missing=True)
 
 
-def _compared(
-    exact: list[np.ndarray], rounded: list[np.ndarray], varies: Tensor, dtype: str, examples: int, seed: int
-) -> FlipRate:
-    """The share of bits that differ, among those of cells that vary."""
+def _compared(exact: _Comparisons, rounded: _Comparisons, dtype: str, examples: int, seed: int) -> FlipRate:
+    """The share of comparisons that differ, among those of cells that vary."""
     flips, counts = [], []
-    for layer, (one, other) in enumerate(zip(exact, rounded, strict=True)):
+    for layer, (one, other) in enumerate(zip(exact.fired, rounded.fired, strict=True)):
+        there, also = exact.there[layer], rounded.there[layer]
         # A layer probed at one row has fewer bits than P rows; the rows it lacks do not vary.
-        defined = np.packbits(varies[layer].flatten().numpy())[: one.shape[1]]
-        flips.append(int(np.unpackbits((one ^ other) & defined).sum()))
-        counts.append(int(varies[layer].sum()) * examples)
+        defined = np.packbits(exact.varies[layer].flatten().numpy())[: one.shape[1]]
+        compared = np.broadcast_to((there | also) & defined, one.shape)
+        flips.append(int(np.unpackbits((one ^ other | there ^ also) & defined).sum()))
+        counts.append(int(np.unpackbits(compared).sum()))
     layers = tuple(flip / count if count else None for flip, count in zip(flips, counts, strict=True))
     total = sum(counts)
     return FlipRate(sum(flips) / total if total else 0.0, layers, dtype, examples, total, seed)
