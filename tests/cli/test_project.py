@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,14 @@ def test_a_current_projector_is_not_fitted_again(
     def fit(*_: Any, **__: Any) -> None:
         raise AssertionError("fitted again")
 
+    (out / STATE).write_bytes(b"left by a command that was killed when the projector was there")
     with monkeypatch.context() as patch:
         patch.setattr("transferscope.projection.fit_distance", fit)
         patch.setattr("transferscope.zero_shot.ZeroShot.score", fit)
         words = ("--format", "csv", "--plot", tmp_path / "projected.svg")
         again = project(a, b, "--train-on", "films", "--out", out, *words)
     assert again.stdout == first.stdout
+    assert not (out / STATE).exists()
     assert (tmp_path / "projected.svg").read_bytes().startswith(b"<?xml")
     other = project(a, b, "--train-on", "food", "--out", out, "--format", "csv")
     assert "fitting the projector again" in other.stderr
@@ -114,6 +117,23 @@ def test_task_objective(studies: tuple[Path, Path], tmp_path: Path) -> None:
     assert projector.trained_on == ("films", "food")
     assert projector.settings.steps == 2
     assert load_prompt(tmp_path / "out" / "prompts" / "pets" / "0").rows.shape == (3, 24)
+
+
+def test_other_rows_are_another_projector_where_prompts_are_given(
+    studies: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = studies
+    assert project(a, b).exit_code == 0  # which tunes what is not there
+    given = tmp_path / "given"
+    shutil.copytree(b, given)
+    tasks = yaml.safe_load((given / "study.yaml").read_text())["tasks"]
+    change(given, tasks={name: {**spec, "prompts": f"prompts/{name}"} for name, spec in tasks.items()})
+    words = ("--objective", "task", "--steps", 2, "--train-on", "films", "--out", tmp_path / "out")
+    assert project(a, given, *words).exit_code == 0
+    change(given, tuning={"rows": 4})
+    again = project(a, given, *words)
+    assert "fitting the projector again: rows: was 2, now 4" in again.stderr
+    assert load_prompt(tmp_path / "out" / "prompts" / "pets" / "0").rows.shape == (4, 24)
 
 
 def test_a_killed_training_goes_on_to_the_same_bytes(

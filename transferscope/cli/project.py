@@ -151,9 +151,12 @@ def _projector(
         "template": b.settings.template,
         "max_length": b.settings.max_length,
     }
+    if tasks and settings.flatten:
+        inputs["rows"] = b.settings.tuning.rows
     if file.is_file():
         known = load_projector(file)
         if is_current(known.provenance, inputs, b.report, "fitting the projector"):
+            (file.parent / STATE).unlink(missing_ok=True)  # if it was killed between writing and this
             return known
     fitted = _fitted(b, sources, targets, trained, tasks, settings, file.parent)
     fitted = replace(fitted, provenance={**fitted.provenance, "inputs": store.json_ready(inputs)})
