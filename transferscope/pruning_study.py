@@ -21,7 +21,7 @@ from transferscope.kept_signatures import Keeper
 from transferscope.metrics import metric as find_metric
 from transferscope.models import Backbone
 from transferscope.prompts import SoftPrompt, save_prompt
-from transferscope.pruned import save_pruned
+from transferscope.pruned import blocks, save_pruned
 from transferscope.pruning_speed import Size, Speed
 from transferscope.readouts import readout_for
 from transferscope.resampling import bootstrap_mean
@@ -132,10 +132,12 @@ def prune(
     One model is made, by the mean predictivity over the study's seeds; each seed's prompt is scored on it.
     ``out`` gets the model, ``prompt/SEED`` (tuned again, if asked for) and ``report.json``, all at once at
     the end. Re-tuning is kept in the study, so that it goes on where it was killed. Raises StudyError where
-    ``out`` is not an empty folder, SignatureError for a task without classes or data, InputError.
+    ``out`` is not an empty folder, SignatureError for a task without classes or data, BackboneError for a
+    model that cannot be pruned, InputError.
     """
     settings = settings or PruneSettings()
     folder = None if out is None else _free(Path(out))
+    blocks(pipeline.backbone.model, pipeline.backbone.architecture)  # what cannot be is said before tuning
     prompts = pipeline.tune([task])[task]
     signature = pipeline.extract([task])[task]
     kept = pruning.choose(

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from tests import tiny
 from tests.test_pipeline import write_study
 from transferscope import kept_prompts, pruning, pruning_study, store
 from transferscope.cli import main
@@ -240,6 +241,15 @@ def test_refusals_write_nothing(study: Path, tmp_path: Path) -> None:
         assert "Traceback" not in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "link"]
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
+
+
+def test_a_model_that_cannot_be_pruned_is_refused_before_anything_is_tuned(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "study")
+    tiny.model("albert").save_pretrained(folder / "model")
+    result = call("films", "--study", folder, "--out", tmp_path / "out", *QUICK)
+    assert result.exit_code == 2, result.output
+    assert "cannot be pruned" in result.stderr
+    assert not (folder / "prompts").exists()
 
 
 def test_a_task_without_predictivity(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
