@@ -77,9 +77,8 @@ class Products:
         other = self._stock or rows.dtype is not torch.float32 or torch.is_autocast_enabled("cpu")
         if other or 2 * rows.numel() // rows.shape[-1] * module.weight.numel() < self.least:
             return cast(Tensor, type(module).forward(module, rows))
-        weight = (
-            module.weight if type(module) is nn.Linear else module.weight.t()
-        )  # [D', D]; Conv1D keeps [D, D']
+        kept = module.weight  # [D', D]; Conv1D keeps [D, D']
+        weight = kept if type(module) is nn.Linear else kept.t()
         if torch.is_grad_enabled() and rows.requires_grad:
             return cast(Tensor, _Product.apply(rows, weight, module.bias))
         return multiply(rows, weight, module.bias)
@@ -104,11 +103,7 @@ def _takes(module: nn.Module) -> bool:
         return False
     weight: Any = module.weight
     frozen = not weight.requires_grad and (module.bias is None or not module.bias.requires_grad)
-    return frozen and _is_plain(weight)
-
-
-def _is_plain(weight: Tensor) -> bool:
-    return weight.dtype is torch.float32 and weight.device.type == "cpu"
+    return frozen and weight.dtype is torch.float32 and weight.device.type == "cpu"
 
 
 def multiply(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
