@@ -88,9 +88,8 @@ def _experts(
         stock: Tensor = type(experts).forward(experts, hidden_states, top_k_index, top_k_weights)
         return stock
     shape = len(hidden_states), experts.num_experts, experts.intermediate_dim
-    kind = nn.functional.linear(
-        hidden_states[:0], experts.gate_up_proj[0]
-    )  # under autocast not the rows' own
+    # For its dtype, which under autocast is not the rows' own.
+    kind = nn.functional.linear(hidden_states[:0], experts.gate_up_proj[0])
     gates, values = (kind.new_full(shape, torch.nan) for _ in range(2))
     for expert in range(experts.num_experts):
         sent = (top_k_index == expert).any(dim=1).nonzero()[:, 0]
