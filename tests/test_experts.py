@@ -24,6 +24,7 @@ from transferscope.gradients import gradients
 from transferscope.interventions import Edit, intervene
 from transferscope.layer_devices import layer_devices
 from transferscope.measurement import measure, stimulate
+from transferscope.methods import opened
 from transferscope.models import Backbone, wrap
 from transferscope.outline import Sizes
 from transferscope.pipeline import open_study
@@ -376,6 +377,13 @@ def test_too_few_examples_are_not_enough() -> None:
     merged = RoutedFires.of_layers([halves[0], halves[1]], torch.tensor([1, 0]))
     assert np.isnan(merged.accuracy(1)[0].item())
     assert merged.accuracy(1)[1].item() == 1.0
+
+
+def test_a_method_leaves_the_model_as_it_was() -> None:
+    before = [(name, module.training) for name, module in backbone().model.named_modules()]
+    with opened(backbone(), "lora"):
+        pass
+    assert [(name, module.training) for name, module in backbone().model.named_modules()] == before
 
 
 def test_a_layer_computes_where_its_experts_lie() -> None:

@@ -66,7 +66,7 @@ def separate(block: Any) -> None:
     experts = block.experts
     if hasattr(experts, "down"):
         return
-    experts.gate, experts.down = Gate(), Down(experts)
+    experts.gate, experts.down = Gate().train(experts.training), Down(experts).train(experts.training)
     for module, forward in ((block, _block), (experts, _experts)):
         # where accelerate has put a forward of its own in front, the module's own has this name
         name = "_old_forward" if hasattr(module, "_old_forward") else "forward"
