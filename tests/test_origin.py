@@ -290,6 +290,19 @@ def test_refusals_come_before_any_work(study: Path, no_model: None) -> None:
         study_of(study, methods=("bitfit",), plan=Plan(rates=(0.01,)), controls=False)
 
 
+def test_what_controls_cannot_have_is_said_before_anything_is_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise BackboneError("a mixture of experts")
+
+    folder = write_study(tmp_path / "study")
+    monkeypatch.setattr(origin_material, "word_selectivity", refuse)
+    with pytest.raises(BackboneError, match="mixture"):
+        study_of(folder)
+    assert not (folder / "prompts").exists()
+
+
 def test_generation_tasks_have_no_skill_neurons(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = open_study(study)
     task = pipe.task("films")

@@ -75,13 +75,15 @@ def origin(
     neurons at each rate, by layer. ``methods`` None: bitfit, adapter and lora, as far as the model can have
     them. Everything tuned and every unit measured is kept in the study. Raises StudyError (no such task, a
     generation task, a rate that means no neuron), InputError (an unknown method), BackboneError (a method
-    asked for by name that the architecture cannot have).
+    asked for by name that the architecture cannot have; controls of a mixture of experts).
     """
     workspace.chosen([task])
     origin_material.require_classes(workspace, task)
     plan = plan or Plan()
     for name in methods or ():
         tuning_methods.get(name)
+    if controls:
+        origin_material.words_of(workspace, task)  # first: what no pass can give is said before tuning
     prompts, signature = workspace.tune([task])[task], extract()
     notes: list[str] = []
     tuned = _methods(workspace, task, methods, learning_rate, notes)
