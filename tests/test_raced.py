@@ -178,6 +178,16 @@ def test_on_a_device_for_bfloat16_a_race_stays_in_the_precision_it_began_in(
     assert set(asked.values()) == {1}
 
 
+def test_two_races_at_once_keep_what_both_found(study: Path) -> None:
+    one, other = (Evaluations(open_study(study), "films") for _ in range(2))
+    prompt = open_study(study).tune(["food"])["food"][0]
+    for race_ in (one, other):
+        assert race_.missing("food", prompt, range(5)) == [0, 1, 2, 3, 4]  # both have looked
+    one.run("food", prompt, [0, 1, 2])
+    other.run("food", prompt, [2, 3, 4])
+    assert store.read_json(study / "races" / "films" / "food" / "0.json")["positions"] == [0, 1, 2, 3, 4]
+
+
 def test_a_damaged_file_is_said(study: Path) -> None:
     race(study)
     file = study / "races" / "films" / "food" / "0.json"

@@ -65,6 +65,7 @@ class Evaluations:
             return
         predicted = self._scorer.predictions(prompt, missing)
         plain = [one if isinstance(one, str) else int(one) for one in predicted]
+        self._known.pop((source, prompt.seed))  # meanwhile another process may have added to the file
         known = self._of(source, prompt)
         known.found |= dict(zip(missing, plain, strict=True))
         self.new += len(missing)
