@@ -152,7 +152,7 @@ class Moments:
         """
         members = onehot(labels, self.counts)  # [K, B]
         counts = members.sum(1)
-        found = [(rows, *self._of_rows(layer, rows, values[:, rows], members)) for rows in _blocks(values)]
+        found = [(rows, *self._of_rows(layer, rows, values[:, rows], members)) for rows in row_blocks(values)]
         for rows, by_class, squares in found:
             self.squares[layer, rows] += squares
             self.sums[:, layer, rows] += by_class
@@ -211,7 +211,7 @@ def shift_of(a: Tensor, n_a: Tensor, b: Tensor, n_b: Tensor) -> Tensor:
     return distance.square() * (n_a * n_b / (n_a + n_b).clamp_min(1))
 
 
-def _blocks(values: Tensor) -> Iterator[slice]:
+def row_blocks(values: Tensor) -> Iterator[slice]:
     """The rows of values [B, P, N] in slices that are reduced at once."""
     most = CPU_BLOCK if values.device.type == "cpu" else BLOCK
     step = max(1, most // max(1, values.shape[0] * values.shape[2]))
@@ -253,7 +253,7 @@ class FireCounts:
         members = onehot(labels, self.counts)
         counts, chosen = members.sum(1), members.float()
         found = []
-        for rows in _blocks(values):
+        for rows in row_blocks(values):
             part = values[:, rows]
             fired = (part.float() > self.thresholds[layer, rows]).flatten(1).float()
             # Counts of one batch are small whole numbers: exact in float32.

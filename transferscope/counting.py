@@ -203,7 +203,8 @@ class Counter:
         prompt = torch.zeros(shape.rows, self.sizes.embedding, device=self.backbone.device)
         probed = Probe.of(attach(self.backbone, prompt, shape.template))
         cells = self.sizes.layers * probed.rows * self.sizes.neurons
-        at_once = min(in_one_pass(cells, task.classes, len(task.subtasks)) if shared else 1, trials)
+        sizes, experts = (cells, task.classes, len(task.subtasks)), self.backbone.architecture.experts
+        at_once = min(in_one_pass(*sizes, experts=experts) if shared else 1, trials)
         total = blank
         for done in range(0, trials, at_once):
             for split, to_end in ((task.train, self.settings.model.device_map is not None), (task.dev, True)):

@@ -157,7 +157,7 @@ def measure_several(
     balanced = classes > 2 if balanced is None else balanced
     shared = not compat and len(several) > 1 and all(one.shares_texts for one in several)
     cells = backbone.layers * probe.rows * backbone.neurons
-    size = in_one_pass(cells, classes, len(subtasks)) if shared else 1
+    size = in_one_pass(cells, classes, len(subtasks), experts=backbone.architecture.experts) if shared else 1
     token_budget = within_cache(backbone.device, token_budget)
     how = How(backbone, probe, classes, tuple(subtasks), balanced, shared, compat, token_budget)
     for start in range(0, len(several), size):

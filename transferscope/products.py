@@ -32,7 +32,8 @@ class Products:
     """
 
     def __init__(self, model: Any, *, least: int | None = None) -> None:
-        self.model = model
+        # Looked for once: layers that are put in later (an adapter's) keep their own products.
+        self._layers = [one for one in model.modules() if type(one) in (nn.Linear, Conv1D)]
         self.least = LEAST if least is None else least
         self._open = self._stock = False
 
@@ -41,7 +42,8 @@ class Products:
         """Those of a frozen model; None where the stock kernels are the ones to use, as on a GPU."""
         if not mkl_is_slower() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
             return None
-        return cls(model) if any(map(_takes, model.modules())) else None
+        found = cls(model)
+        return found if any(map(_takes, found._layers)) else None
 
     def faster(self) -> AbstractContextManager[None]:
         """While open, linear layers of the model multiply by oneDNN; gradients pass to what enters them."""
@@ -61,7 +63,7 @@ class Products:
     @contextmanager
     def _taken(self) -> Iterator[None]:
         # In the instance's own dict: a module's __setattr__ looks through its parameters first.
-        taken = [one for one in self.model.modules() if _takes(one)]
+        taken = [one for one in self._layers if _takes(one)]
         self._open = True
         try:
             for module in taken:
@@ -98,12 +100,11 @@ def mkl_is_slower() -> bool:
     return any(name in said for name in _OTHER_THAN_INTEL)
 
 
-def _takes(module: nn.Module) -> bool:
-    if type(module) not in (nn.Linear, Conv1D) or "forward" in module.__dict__:
-        return False
-    weight: Any = module.weight
-    frozen = not weight.requires_grad and (module.bias is None or not module.bias.requires_grad)
-    return frozen and weight.dtype is torch.float32 and weight.device.type == "cpu"
+def _takes(layer: Any) -> bool:
+    weight, bias = layer.weight, layer.bias
+    frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
+    own = "forward" not in layer.__dict__
+    return own and frozen and weight.dtype is torch.float32 and weight.device.type == "cpu"
 
 
 def multiply(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transferscope.activations import FireCounts, Moments, onehot, shift_of
+from transferscope.activations import FireCounts, Moments, onehot, row_blocks, shift_of
 from transferscope.models import Backbone
 
 # Of each class, in train and in dev, this share of the examples must be sent to a cell's expert.
@@ -44,23 +44,31 @@ class RoutedMoments(Moments):
 
         Wholly or not at all: what needs memory comes before the first number is changed.
         """
-        members, shape = onehot(labels, self.counts), values.shape[1:]
+        members = onehot(labels, self.counts)
         counts = members.sum(1)
-        known = ~values.isnan()
-        wide = values.to(self.sums.dtype).nan_to_num(nan=0.0)
-        here = (members @ known.flatten(1).to(members.dtype)).unflatten(1, shape)  # [K, P', N]
-        sums = (members @ wide.flatten(1)).unflatten(1, shape)
-        n = here.sum(0)
-        squares = (wide - sums.sum(0) / n.clamp_min(1)).mul_(known).square_().sum(0)
-        at = layer, slice(shape[0])
-        before = self.sums[:, *at].sum(0), self.here[:, *at].sum(0)
-        squares += shift_of(*before, sums.sum(0), n)
-        self.squares[at] += squares
-        self.sums[:, *at] += sums
-        self.here[:, *at] += here
+        found = [
+            (rows, *self._of_known(layer, rows, values[:, rows], members)) for rows in row_blocks(values)
+        ]
+        for rows, here, sums, squares in found:
+            self.squares[layer, rows] += squares
+            self.sums[:, layer, rows] += sums
+            self.here[:, layer, rows] += here
         self.seen[layer] += len(values)
         if layer == 0:
             self.counts += counts
+
+    def _of_known(
+        self, layer: int, rows: slice, values: Tensor, members: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What some rows add to numbers, sums and squares: values [B, P', N], examples in classes [K, B]."""
+        known = ~values.isnan()
+        wide = values.to(self.sums.dtype).nan_to_num(nan=0.0)
+        here = (members @ known.flatten(1).to(members.dtype)).unflatten(1, values.shape[1:])  # [K, P', N]
+        sums = (members @ wide.flatten(1)).unflatten(1, values.shape[1:])
+        n = here.sum(0)
+        squares = (wide - sums.sum(0) / n.clamp_min(1)).mul_(known).square_().sum(0)
+        before = self.sums[:, layer, rows].sum(0), self.here[:, layer, rows].sum(0)
+        return here, sums, squares + shift_of(*before, sums.sum(0), n)
 
     def __add__(self, other: Moments) -> RoutedMoments:
         assert isinstance(other, RoutedMoments)

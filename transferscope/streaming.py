@@ -51,10 +51,11 @@ def within_cache(device: torch.device, token_budget: int) -> int:
     return min(token_budget, CPU_TOKENS) if device.type == "cpu" else token_budget
 
 
-def in_one_pass(cells: int, classes: int, subtasks: int) -> int:
+def in_one_pass(cells: int, classes: int, subtasks: int, *, experts: bool) -> int:
     """How many prompts have statistics of at most TOGETHER_BYTES in all; ``cells`` are L P N."""
-    # float64 sums and counts by class, squares; of each subtask those of two sides
-    return max(1, TOGETHER_BYTES // (8 * cells * (2 * classes + 2 + 6 * subtasks)))
+    # float64 sums and counts by class, squares; of each subtask those of two sides; of experts, who was sent
+    each = 2 * classes + 2 + 6 * subtasks + (classes + 2 * subtasks) * experts
+    return max(1, TOGETHER_BYTES // (8 * cells * each))
 
 
 @dataclass(frozen=True)
