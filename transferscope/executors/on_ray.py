@@ -18,7 +18,11 @@ PATIENCE = 5.0  # seconds without an end after which we look whether all workers
 class _Worker:
     """What each actor is: a process that does one unit after the other."""
 
-    def attempt(self, function: Callable[[Any], Any], unit: Any) -> Outcome:
+    def attempt(self, function: Callable[[Any], Any], unit: Any, started: object) -> Outcome:
+        """``started`` is there so that a unit is sent only when its sender has heard that there is a process.
+
+        Else a worker that a unit kills at once could look as if it had never had one.
+        """
         return attempt(function, unit)
 
 
@@ -79,7 +83,7 @@ class OnRay(Pool):
             options = {"max_restarts": 0, "scheduling_strategy": "SPREAD", **self.needs}
             self._actors[place] = self._ray.remote(_Worker).options(**options).remote()
             self._started[place] = self._actors[place].__ray_ready__.remote()
-        self._busy[self._actors[place].attempt.remote(function, unit)] = place
+        self._busy[self._actors[place].attempt.remote(function, unit, self._started[place])] = place
 
     def take(self) -> tuple[int, Outcome | Death | Unplaced]:
         while not (ended := self._ray.wait(list(self._busy), num_returns=1, timeout=PATIENCE)[0]):
