@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests import tiny
 from tests.test_pipeline import write_study
-from tests.test_planning import RATE, Live, backbone, counted, made_eager, some, work
+from tests.test_planning import RATE, Live, backbone, counted, made_eager, runs_as_planned, some, work
 from tests.test_text_cache import CAUSAL, VARIANTS
 from transferscope import attachment, streaming, text_cache, token_budget, transfer, tuning_together
 from transferscope.activations import Probe
@@ -68,14 +67,7 @@ def test_texts_that_are_read_once_are_counted_once(
     tuning = {"rows": 3, "steps": 3, "evaluate_every": 2, "batch_size": 8, "accumulate": 2}
     folder = causal_study(tmp_path, model_type, tuning=tuning, **{"template": "suffix", **settings})
     before, study = plan(open_study(folder), rate=RATE), open_study(folder)
-    runs: list[tuple[str, Callable[[], Any]]] = [
-        ("tune", study.tune), ("extract", study.extract), ("measure", study.measure)
-    ]  # fmt: skip
-    with counted(study) as rows:
-        for stage, run in runs:
-            rows.clear()
-            run()
-            assert (len(rows), sum(rows)) == work(before, stage), stage
+    runs_as_planned(study, before)
     assert plan(open_study(folder), rate=RATE).total("passes") == 0
 
 
