@@ -357,25 +357,6 @@ def test_compat_is_eager_attention_in_data_order(monkeypatch: pytest.MonkeyPatch
     assert seen == [("sdpa", 20), ("sdpa", 20), ("sdpa", 1)]
 
 
-def test_the_pass_over_train_ends_before_the_last_down_projection() -> None:
-    made = case("bert", "mask-first")
-    downs = [module for _, _, module in made.attached.backbone.down_projections()]
-    calls = [0 for _ in downs]
-
-    def counting(number: int) -> Any:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            calls[number] += 1
-
-        return hook
-
-    handles = [module.register_forward_hook(counting(number)) for number, module in enumerate(downs)]
-    data = from_token_ids([([2, 9, 11], 0), ([2, 8, 7], 1)])
-    measure(made.attached, data, data, blank=from_token_ids([([2], 0)]))
-    for handle in handles:
-        handle.remove()
-    assert calls == [3] * (len(downs) - 1) + [2]  # train, dev and the empty text; the last: dev and that
-
-
 def test_what_measure_neurons_refuses() -> None:
     model = tiny.model("bert")
     rows = np.ones((2, 16))
